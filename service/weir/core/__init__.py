@@ -1,0 +1,26 @@
+"""The machine that learns and guards: torch, the standard library and nothing else."""
+
+from weir.core.burnin import BurnIn, burn_in
+from weir.core.config import (
+    CorrectionConfig,
+    EngineConfig,
+    GateConfig,
+    GuardConfig,
+    LearnerConfig,
+    SnapshotConfig,
+)
+from weir.core.engine import Engine
+from weir.core.models import build
+
+__all__ = [
+    "BurnIn",
+    "CorrectionConfig",
+    "Engine",
+    "EngineConfig",
+    "GateConfig",
+    "GuardConfig",
+    "LearnerConfig",
+    "SnapshotConfig",
+    "build",
+    "burn_in",
+]

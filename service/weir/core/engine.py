@@ -1,0 +1,245 @@
+"""The whole face of core: ``Engine.process(step)`` gives a report; ``state()`` and ``load_state()`` hold the rest."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from weir.core.config import EngineConfig
+from weir.core.evaluation import Progressive
+from weir.core.gate import Gate
+from weir.core.guard import Guard
+from weir.core.judgement import Judgement, accept_all, held
+from weir.core.learner import Learner, content_seed
+from weir.core.network import Network, Weights
+from weir.core.probe import ProbeSet
+from weir.core.snapshots import Snapshots
+from weir.core.task import Classification
+from weir.types import (
+    GateReport,
+    GuardMode,
+    ProbeInfo,
+    ProducerReport,
+    Reason,
+    Recipe,
+    SampleVerdict,
+    State,
+    Step,
+    StepReport,
+    Verdict,
+)
+
+STALE_WINDOW = 20  # steps
+STALE_SHARE = 0.5  # of them vetoed although nothing was suspected: it is the probe set that no longer fits
+
+
+class Engine:
+    """A learner behind a guard and a gate; one thread at a time.
+
+    ``clock`` returns seconds and feeds only ``StepReport.seconds``: no decision depends on it.
+    """
+
+    def __init__(self, recipe: Recipe, config: EngineConfig, *, clock: Callable[[], float] = lambda: 0.0) -> None:
+        """Build the model with seeded weights; raises ModelNotBuilt."""
+        self.recipe = recipe
+        self.config = config
+        self._clock = clock
+        self.task = Classification()
+        self.network = Network(recipe, device=config.device, seed=config.seed)
+        self._learner = Learner(self.network, self.task, config.learner)
+        self._snapshots = Snapshots(config.snapshots)
+        self._guard = Guard(self.network, self.task, self._snapshots, config)
+        self._gate = Gate(config.gate)
+        self._progressive = Progressive(config.progressive_window)
+        self._unexplained: deque[bool] = deque(maxlen=STALE_WINDOW)
+        self._seconds: dict[str, float] = {}
+
+    def process(self, step: Step, recorded: Sequence[SampleVerdict] | None = None) -> StepReport:
+        """Judge, learn and test one step; ``recorded`` verdicts of an earlier try stand, whatever is found now."""
+        self._seconds = {}
+        x, y = self.network.prepare(step.x), step.y.to(self.network.device)
+        with self._timed("score"), torch.no_grad():
+            current = self.network.outputs(x)
+            self._progressive.observe(self.task.correct(current.logits, y))
+        with self._timed("guard"):
+            judged = accept_all(x, Reason.RELEASED) if step.released else self._guard.judge(step, x, y, current)
+        before = judged if recorded is None else replace(judged, verdicts=tuple(recorded))
+        judged, loss, gate = self._learn(before, y, seed=content_seed(self.config.seed, step.refs))
+        if not step.released:
+            self._guard.producers.count(step.producers, judged.verdicts)
+        self._unexplained.append(gate is not None and gate.vetoed and not judged.alarms)
+        return self._report(step, judged, loss, gate)
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Logits (n, classes) on the CPU of the current model, in eval mode."""
+        with torch.no_grad():
+            return self.network.outputs(self.network.prepare(x)).logits.cpu()
+
+    def weights(self) -> Weights:
+        """A copy of all parameters and buffers, on the device."""
+        return self.network.snapshot()
+
+    def set_probe(self, x: Tensor, y: Tensor, *, created_at: float, source: str) -> ProbeInfo:
+        """Replace the probe set; raises InvalidProbe and changes nothing when it does not fit."""
+        probe = ProbeSet(x, y, created_at=created_at, source=source)
+        probe.check(self.recipe.inputs, self.config.guard)
+        self._guard.probe = probe
+        self._guard.recalibrate()
+        self._gate.reset()
+        self._unexplained.clear()
+        return probe.info
+
+    def set_mode(self, mode: GuardMode) -> None:
+        """Change what the guard does with its evidence."""
+        self._guard.mode = mode
+        self._guard.recalibrate()
+
+    def set_anchor(self, weights: Weights | None = None) -> None:
+        """Make a trusted model (default: the current one) the anchor."""
+        self._snapshots.trust(self._learner.updates, weights or self.network.snapshot())
+        self._guard.recalibrate()
+
+    @property
+    def mode(self) -> GuardMode:
+        """The guard's mode."""
+        return self._guard.mode
+
+    @property
+    def unarmed_because(self) -> str | None:
+        """What is missing before the guard can act, in words; None when it is armed."""
+        return self._guard.unarmed_because
+
+    @property
+    def probe(self) -> ProbeInfo | None:
+        """The probe set in words."""
+        return self._guard.probe.info if self._guard.probe else None
+
+    @property
+    def probe_stale(self) -> bool:
+        """Whether the gate keeps undoing steps in which the guard suspects nothing."""
+        return sum(self._unexplained) >= STALE_SHARE * STALE_WINDOW
+
+    @property
+    def updates(self) -> int:
+        """Updates in the weights."""
+        return self._learner.updates
+
+    @property
+    def parameters(self) -> int:
+        """Numbers the optimizer may change."""
+        return sum(p.numel() for p in self.network.module.parameters())
+
+    @property
+    def sample_threshold(self) -> float | None:
+        """The threshold on a sample's score in force."""
+        return self._guard.sample_threshold
+
+    @property
+    def progressive_accuracy(self) -> float | None:
+        """Accuracy of predictions made before learning, over the configured window."""
+        return self._progressive.accuracy
+
+    def probe_accuracy(self) -> float | None:
+        """Accuracy on the probe set's report part, which nothing is decided with."""
+        if self._guard.probe is None:
+            return None
+        part = self._guard.probe.part("report")
+        correct = self.task.correct(self.predict(part.x), part.y)
+        return float(correct.float().mean())
+
+    def producers(self) -> tuple[ProducerReport, ...]:
+        """Every known producer's record."""
+        return self._guard.producers.report()
+
+    def state(self) -> State:
+        """Everything a restart needs: model, optimizer, snapshots, guard, gate and the running figures."""
+        return State.merge(
+            self._learner.state().nest("learner"),
+            self._snapshots.state().nest("snapshots"),
+            self._guard.state().nest("guard"),
+            self._gate.state().nest("gate"),
+            self._progressive.state().nest("progressive"),
+            State({}, {"unexplained": list(self._unexplained)}),
+        )
+
+    def load_state(self, state: State) -> None:
+        """Replace everything that ``state()`` holds; the configuration stays this engine's own."""
+        self._learner.load_state(state.part("learner"))
+        self._snapshots.load_state(state.part("snapshots"), self.network.device)
+        self._guard.load_state(state.part("guard"))
+        self._gate.load_state(state.part("gate"), self.network.device)
+        self._progressive.load_state(state.part("progressive"))
+        self._unexplained = deque(state.values["unexplained"], maxlen=STALE_WINDOW)
+
+    def _learn(self, judged: Judgement, y: Tensor, *, seed: int) -> tuple[Judgement, float | None, GateReport | None]:
+        """One update on what was admitted, undone when it is not finite or the gate refuses it."""
+        admitted = judged.admitted
+        if not bool(admitted.any()):
+            return judged, None, None
+        tested = self._guard.probe is not None and self.config.gate.enabled and self.mode is GuardMode.WEIR
+        before = self._learner.capture() if tested else None
+        losses = self._gate_losses() if tested else None
+        with self._timed("learn"):
+            loss = self._learner.step(judged.x[admitted], y[admitted], seed=seed)
+        if loss is None:
+            return replace(judged, verdicts=held(judged.verdicts, Reason.NON_FINITE)), None, None
+        if before is None or losses is None:
+            self._keep()
+            return judged, loss, None
+        with self._timed("gate"):
+            after = self._gate_losses()
+            gate = self._gate.test(losses, after)
+        if gate.vetoed:
+            self._learner.restore(before)
+            return replace(judged, verdicts=held(judged.verdicts, Reason.VETO)), loss, gate
+        self._gate.passed(after)
+        self._keep()
+        return judged, loss, gate
+
+    def _keep(self) -> None:
+        if self._snapshots.due(self._learner.updates):
+            self._snapshots.record(self._learner.updates, self.network.snapshot())
+
+    def _gate_losses(self) -> Tensor:
+        assert self._guard.probe is not None
+        part = self._guard.probe.part("gate")
+        with torch.no_grad():
+            logits = self.network.outputs(self.network.prepare(part.x)).logits
+            return self.task.loss(logits, part.y.to(self.network.device))
+
+    def _report(self, step: Step, judged: Judgement, loss: float | None, gate: GateReport | None) -> StepReport:
+        reference = self._snapshots.reference()
+        return StepReport(
+            step=step.number,
+            updates=self._learner.updates,
+            mode=self.mode,
+            armed=self.unarmed_because is None,
+            verdicts=judged.verdicts,
+            producers=tuple(step.producers),
+            updated=any(v.verdict is not Verdict.QUARANTINE for v in judged.verdicts),
+            loss=loss,
+            progressive_accuracy=self.progressive_accuracy,
+            probe_accuracy=self.probe_accuracy(),
+            step_discrepancy=judged.step_discrepancy,
+            step_discrepancy_threshold=judged.step_discrepancy_threshold,
+            step_score=judged.step_score,
+            step_threshold=judged.step_threshold,
+            sample_threshold=judged.sample_threshold,
+            alarms=judged.alarms,
+            alarmed_producers=judged.alarmed_producers,
+            gate=gate,
+            probe_stale=self.probe_stale,
+            lag=self._learner.updates - reference.updates if reference else None,
+            seconds=self._seconds,
+        )
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start = self._clock()
+        yield
+        self._seconds[stage] = self._seconds.get(stage, 0.0) + self._clock() - start

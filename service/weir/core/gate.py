@@ -1,0 +1,78 @@
+"""The transaction around a step: would this update hurt what the model must not forget?"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from weir.core.calibration import NORMAL
+from weir.core.config import GateConfig
+from weir.types import GateReport, State
+
+
+class Gate:
+    """A paired one-sided t-test of the losses on the probe set's gate part, after a tentative step against before.
+
+    A second test holds the model against the best it has been: harm that no single step shows adds up.
+    """
+
+    def __init__(self, config: GateConfig) -> None:
+        self._config = config
+        self._best: Tensor | None = None
+
+    def test(self, before: Tensor, after: Tensor) -> GateReport:
+        """Judge a tentative step by its losses per sample (n,), nats; ``harm`` is the mean of after − before."""
+        best = before if self._best is None else self._best
+        threshold = student_quantile(1 - self._config.rate / 2, len(before) - 1)
+        step = paired_statistic(after - before, self._config.tolerance)
+        decline = paired_statistic(after - best, self._config.decline)
+        statistic = max(step, decline)
+        return GateReport(
+            harm=float((after - before).mean()),
+            statistic=statistic,
+            threshold=threshold,
+            vetoed=statistic > threshold,
+        )
+
+    def passed(self, losses: Tensor) -> None:
+        """Say that the model with these losses was kept."""
+        if self._best is None or float(losses.mean()) < float(self._best.mean()):
+            self._best = losses.clone()
+
+    def reset(self) -> None:
+        """Forget the best: the gate part has been replaced."""
+        self._best = None
+
+    def state(self) -> State:
+        """Everything a restart needs."""
+        return State({} if self._best is None else {"best": self._best}, {})
+
+    def load_state(self, state: State, device: torch.device) -> None:
+        """Replace the best losses."""
+        best = state.tensors.get("best")
+        self._best = None if best is None else best.to(device)
+
+
+def paired_statistic(harm: Tensor, tolerance: float) -> float:
+    """t = (mean − tolerance) / (sd / √n) of paired differences (n,); infinite when they all agree beyond tolerance."""
+    excess = float(harm.mean()) - tolerance
+    error = float(harm.std(unbiased=True)) / math.sqrt(len(harm))
+    if error == 0.0:
+        return math.inf if excess > 0 else -math.inf
+    return excess / error
+
+
+def student_quantile(probability: float, freedom: int) -> float:
+    """Quantile of Student's t, by the expansion about the normal quantile (Abramowitz and Stegun 26.7.5)."""
+    z = NORMAL.inv_cdf(probability)
+    first = (z**3 + z) / 4
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / freedom + second / freedom**2 + third / freedom**3
+
+
+def finite(*values: Tensor) -> bool:
+    """Whether every number is finite; reads the device once."""
+    return bool(torch.stack([value.isfinite().all() for value in values]).all())

@@ -1,0 +1,217 @@
+"""Evidence, calibration and correction become verdicts; weights are never touched here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from weir.core.calibration import Calibration, Scores, Trusted, group_threshold
+from weir.core.config import EngineConfig
+from weir.core.correction import Correction
+from weir.core.evidence import Evidence
+from weir.core.judgement import Judgement, accept_all
+from weir.core.network import Network, Outputs
+from weir.core.probe import ProbeSet
+from weir.core.producers import Producers
+from weir.core.published import judge_mean
+from weir.core.snapshots import Snapshot, Snapshots
+from weir.core.task import Task
+from weir.types import GuardMode, Reason, SampleVerdict, State, Step, Verdict
+
+
+class _Suspicion(NamedTuple):
+    """Why each sample is suspect (CLEAN: it is not), and what the groups said."""
+
+    reasons: list[Reason]
+    step_score: float
+    alarms: tuple[Reason, ...]
+    producers: frozenset[str]
+
+
+class Guard:
+    """Judges a step's samples against one historical model, calibrated on the probe set."""
+
+    def __init__(self, network: Network, task: Task, snapshots: Snapshots, config: EngineConfig) -> None:
+        self._network = network
+        self._task = task
+        self._snapshots = snapshots
+        self._config = config.guard
+        self._evidence = Evidence(network, task, images=config.guard.image_evidence)
+        self._correction = Correction(network, task, config.correction) if config.correction.enabled else None
+        self._calibration: Calibration | None = None
+        self._age = 0
+        self.producers = Producers(config.guard)
+        self.mode = config.guard.mode
+        self.probe: ProbeSet | None = None
+
+    @property
+    def unarmed_because(self) -> str | None:
+        """What is missing before the guard can act, in words; None when it is armed."""
+        if self.mode in (GuardMode.OFF, GuardMode.OBSERVE):
+            return f"the mode is {self.mode}"
+        if self._snapshots.reference() is None:
+            return "there is no historical snapshot yet"
+        if self.probe is None and not self._fixed_rule:
+            return "there is no probe set"
+        return None
+
+    @property
+    def sample_threshold(self) -> float | None:
+        """The threshold on a sample's score in force, None while there is none."""
+        return self._calibration.sample_threshold if self._calibration else None
+
+    def recalibrate(self) -> None:
+        """Calibrate anew at the next step: model, snapshot or probe set has been replaced."""
+        self._calibration = None
+
+    def judge(self, step: Step, x: Tensor, y: Tensor, current: Outputs) -> Judgement:
+        """Give every prepared sample its verdict, from the current model's outputs on it."""
+        snapshot = self._snapshots.reference()
+        if self.mode is GuardMode.OFF or snapshot is None or (self.probe is None and not self._fixed_rule):
+            return accept_all(x, Reason.UNARMED)
+        if self.mode is GuardMode.DSC:
+            return self._judge_mean(step, x, y, snapshot)
+        calibration = self._calibrated(snapshot)
+        evidence = self._matrix(x, y, current, snapshot, calibration.trusted.influence)
+        scores = calibration.score(evidence, y)
+        suspicion = self._suspect(scores, step.producers, calibration)
+        corrected, fixed = x, frozenset[int]()
+        if self.mode is GuardMode.WEIR:
+            corrected, fixed = self._correct(x, y, suspicion.reasons, snapshot, calibration)
+        return Judgement(
+            verdicts=self._verdicts(scores, evidence[:, 0], suspicion.reasons, fixed),
+            x=corrected,
+            step_discrepancy=float(evidence[:, 0].mean()),
+            step_discrepancy_threshold=calibration.mean_discrepancy_threshold(len(x), self._config.step_rate),
+            step_score=suspicion.step_score,
+            step_threshold=group_threshold(self._config.step_rate, scores.normal.shape[1]),
+            sample_threshold=calibration.sample_threshold,
+            alarms=suspicion.alarms,
+            alarmed_producers=tuple(sorted(suspicion.producers)),
+        )
+
+    def state(self) -> State:
+        """Everything a restart needs, the calibration in force included: it may be older than the model."""
+        values = {"mode": self.mode.value, "age": self._age, "calibrated": self._calibration is not None}
+        parts = [State({}, values), self.producers.state().nest("producers")]
+        if self.probe:
+            parts.append(self.probe.state().nest("probe"))
+        if self._calibration:
+            parts.append(self._calibration.trusted.state().nest("calibration"))
+        return State.merge(*parts)
+
+    def load_state(self, state: State) -> None:
+        """Replace mode, probe set, calibration and the producers' evidence."""
+        self.mode = GuardMode(state.values["mode"])
+        self._age = state.values["age"]
+        self.producers.load_state(state.part("producers"))
+        self.probe = ProbeSet.from_state(state.part("probe")) if "probe" in state.values else None
+        self._calibration = None
+        if state.values["calibrated"]:
+            self._use(Trusted.from_state(state.part("calibration"), self._network.device))
+
+    @property
+    def _fixed_rule(self) -> bool:
+        return self.mode is GuardMode.DSC and self._config.dsc_base is not None
+
+    def _suspect(self, scores: Scores, producers: Sequence[str], calibration: Calibration) -> _Suspicion:
+        """Look at each sample alone, at each producer's window, and at the step; an alarm blames its carriers."""
+        statistic = calibration.group_statistic(scores.normal.mean(0), len(producers))
+        alarm = statistic > group_threshold(self._config.step_rate, scores.normal.shape[1])
+        alarmed = self.producers.observe(scores.normal, producers, calibration)
+        reasons = []
+        for producer, alone in zip(producers, (scores.score > scores.threshold).tolist(), strict=True):
+            if producer in alarmed:
+                reasons.append(Reason.PRODUCER)
+            elif alarm and not alarmed:
+                reasons.append(Reason.STEP)
+            else:
+                reasons.append(Reason.SAMPLE if alone else Reason.CLEAN)
+        alarms = ((Reason.STEP,) if alarm else ()) + ((Reason.PRODUCER,) if alarmed else ())
+        return _Suspicion(reasons, statistic, alarms, alarmed)
+
+    def _correct(
+        self, x: Tensor, y: Tensor, reasons: Sequence[Reason], snapshot: Snapshot, calibration: Calibration
+    ) -> tuple[Tensor, frozenset[int]]:
+        """Correct what its own evidence suspects; what a group's does has no threshold of its own to reach."""
+        single = [index for index, reason in enumerate(reasons) if reason is Reason.SAMPLE]
+        if self._correction is None or not single:
+            return x, frozenset()
+        rows = torch.tensor(single, device=x.device)
+
+        def suspicious(moved: Tensor, index: Tensor) -> Tensor:
+            labels = y[rows[index]]
+            evidence = self._matrix(moved, labels, self._outputs(moved), snapshot, calibration.trusted.influence)
+            scores = calibration.score(evidence, labels)
+            return scores.score > scores.threshold
+
+        result = self._correction.correct(x[rows], y[rows], suspicious)
+        corrected = x.clone()
+        corrected[rows] = result.x
+        fixed = (index for index, suspect in zip(single, result.suspect.tolist(), strict=True) if not suspect)
+        return corrected, frozenset(fixed)
+
+    def _verdicts(
+        self, scores: Scores, discrepancy: Tensor, reasons: Sequence[Reason], fixed: frozenset[int]
+    ) -> tuple[SampleVerdict, ...]:
+        columns = torch.stack([scores.score, scores.threshold, discrepancy, scores.p], dim=1).tolist()
+        verdicts = []
+        for index, (reason, numbers) in enumerate(zip(reasons, columns, strict=True)):
+            verdict = Verdict.ACCEPT
+            if self.mode is GuardMode.WEIR and reason is not Reason.CLEAN:
+                verdict = Verdict.CORRECT if index in fixed else Verdict.QUARANTINE
+            verdicts.append(SampleVerdict(verdict, reason, *numbers))
+        return tuple(verdicts)
+
+    def _judge_mean(self, step: Step, x: Tensor, y: Tensor, snapshot: Snapshot) -> Judgement:
+        if self._config.dsc_base is not None:
+            threshold = self._config.dsc_base + self._config.dsc_slope * step.number
+        else:
+            threshold = self._calibrated(snapshot).mean_discrepancy_threshold(len(x), self._config.step_rate)
+
+        def discrepancy(moved: Tensor) -> Tensor:
+            return self._task.discrepancy(self._outputs(moved, snapshot).logits, self._outputs(moved).logits)
+
+        return judge_mean(x, y, discrepancy, threshold, self._correction)
+
+    def _calibrated(self, snapshot: Snapshot) -> Calibration:
+        """The calibration in force, made anew when it is ``refresh`` steps old."""
+        self._age += 1
+        if self._calibration is not None and self._age < self._config.refresh:
+            return self._calibration
+        assert self.probe is not None
+        (fit, fit_y), (threshold, labels) = self._part("fit"), self._part("threshold")
+        current = self._outputs(fit)
+        influence = self._evidence.influence(current, fit_y)
+        self._age = 0
+        return self._use(
+            Trusted(
+                fit=self._matrix(fit, fit_y, current, snapshot, influence),
+                threshold=self._matrix(threshold, labels, self._outputs(threshold), snapshot, influence),
+                labels=labels,
+                influence=influence,
+            )
+        )
+
+    def _use(self, trusted: Trusted) -> Calibration:
+        calibration = Calibration(trusted, rate=self._config.sample_rate, per_class=self._config.per_class)
+        self._calibration = calibration
+        return calibration
+
+    def _part(self, name: str) -> tuple[Tensor, Tensor]:
+        assert self.probe is not None
+        part = self.probe.part(name)
+        return self._network.prepare(part.x), part.y.to(self._network.device)
+
+    def _outputs(self, x: Tensor, snapshot: Snapshot | None = None) -> Outputs:
+        with torch.no_grad():
+            return self._network.outputs(x, snapshot.weights if snapshot else None)
+
+    def _matrix(
+        self, x: Tensor, y: Tensor, current: Outputs, snapshot: Snapshot, influence: Tensor | None
+    ) -> Tensor:
+        with torch.no_grad():
+            return self._evidence.matrix(x, y, current, snapshot.weights, influence)

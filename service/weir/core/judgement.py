@@ -1,0 +1,49 @@
+"""What a guard decided on one step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from weir.types import Reason, SampleVerdict, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """Verdicts on n samples; ``x`` (n, …) holds corrected values where the verdict is correct.
+
+    A score or threshold is None when the mode has none, never 0.0.
+    """
+
+    verdicts: tuple[SampleVerdict, ...]
+    x: Tensor
+    step_discrepancy: float | None = None
+    step_discrepancy_threshold: float | None = None
+    step_score: float | None = None
+    step_threshold: float | None = None
+    sample_threshold: float | None = None
+    alarms: tuple[Reason, ...] = ()
+    alarmed_producers: tuple[str, ...] = ()
+
+    @property
+    def admitted(self) -> Tensor:
+        """Which samples may be learned (n,) bool."""
+        return torch.tensor([v.verdict is not Verdict.QUARANTINE for v in self.verdicts], device=self.x.device)
+
+
+def accept_all(x: Tensor, reason: Reason) -> Judgement:
+    """Accept every sample for a reason that is not evidence."""
+    return Judgement((SampleVerdict(Verdict.ACCEPT, reason),) * len(x), x)
+
+
+def held(verdicts: Sequence[SampleVerdict], reason: Reason) -> tuple[SampleVerdict, ...]:
+    """The same verdicts with whatever was to be learned held instead, for ``reason``."""
+    return tuple(
+        v
+        if v.verdict is Verdict.QUARANTINE
+        else SampleVerdict(Verdict.QUARANTINE, reason, v.score, v.threshold, v.discrepancy, v.pvalue)
+        for v in verdicts
+    )

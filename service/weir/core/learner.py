@@ -1,0 +1,100 @@
+"""Model, optimizer and step; and the exact undo of a step."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from weir.core.config import LearnerConfig
+from weir.core.gate import finite
+from weir.core.network import Network
+from weir.core.task import Task
+from weir.types import SampleRef, State
+
+
+class Before(NamedTuple):
+    """Everything a step changes, as it was."""
+
+    weights: dict[str, Tensor]
+    optimizer: dict[int, dict[str, Any]]
+    updates: int
+
+
+class Learner:
+    """Owns the weights and the optimizer; ``updates`` counts the updates that are in the weights."""
+
+    def __init__(self, network: Network, task: Task, config: LearnerConfig) -> None:
+        self._network = network
+        self._task = task
+        self._config = config
+        self._optimizer = torch.optim.SGD(
+            network.module.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+        )
+        self.updates = 0
+
+    def step(self, x: Tensor, y: Tensor, *, seed: int) -> float | None:
+        """One update on prepared samples; returns the mean loss, or None (nothing changed) when it is not finite.
+
+        ``seed`` drives whatever is random inside the model, and the running generators stay as they were, so an
+        undone step leaves no trace and a repeated one repeats exactly.
+        """
+        devices = [self._network.device] if self._network.device.type == "cuda" else []
+        with torch.random.fork_rng(devices), self._network.training(freeze_norm=self._config.freeze_norm):
+            torch.manual_seed(seed)
+            buffers = [buffer.clone() for buffer in self._network.module.buffers()]
+            self._optimizer.zero_grad(set_to_none=True)
+            loss = self._task.loss(self._network.module(x), y).mean()
+            loss.backward()  # type: ignore[no-untyped-call]
+            gradients = [p.grad for p in self._network.module.parameters() if p.grad is not None]
+            if not finite(loss, *gradients):
+                for buffer, kept in zip(self._network.module.buffers(), buffers, strict=True):
+                    buffer.copy_(kept)
+                return None
+            self._optimizer.step()
+        self.updates += 1
+        return float(loss.detach())
+
+    def capture(self) -> Before:
+        """A copy of everything that a step changes."""
+        optimizer = {
+            index: {name: v.clone() if isinstance(v, Tensor) else v for name, v in values.items()}
+            for index, values in self._optimizer.state_dict()["state"].items()
+        }
+        return Before(self._network.snapshot(), optimizer, self.updates)
+
+    def restore(self, before: Before) -> None:
+        """Undo, bit for bit, whatever happened since ``before`` was captured."""
+        self._network.load(before.weights)
+        self._load_optimizer(before.optimizer)
+        self.updates = before.updates
+
+    def state(self) -> State:
+        """Everything a restart needs."""
+        before = self.capture()
+        tensors = {f"weights/{name}": tensor for name, tensor in before.weights.items()}
+        for index, values in before.optimizer.items():
+            tensors |= {f"optimizer/{index}/{k}": v for k, v in values.items() if isinstance(v, Tensor)}
+        return State(tensors, {"updates": self.updates})
+
+    def load_state(self, state: State) -> None:
+        """Replace weights, optimizer state and the count of updates."""
+        optimizer: dict[int, dict[str, Any]] = {}
+        for path, tensor in state.part("optimizer").tensors.items():
+            index, name = path.split("/", 1)
+            optimizer.setdefault(int(index), {})[name] = tensor.to(self._network.device)
+        self.restore(Before(dict(state.part("weights").tensors), optimizer, int(state.values["updates"])))
+
+    def _load_optimizer(self, state: dict[int, dict[str, Any]]) -> None:
+        # Loading keeps a reference to same-device tensors, which the next step then changes in place.
+        copied = {i: {k: v.clone() if isinstance(v, Tensor) else v for k, v in s.items()} for i, s in state.items()}
+        self._optimizer.load_state_dict({"state": copied, "param_groups": self._optimizer.state_dict()["param_groups"]})
+
+
+def content_seed(seed: int, refs: Sequence[SampleRef]) -> int:
+    """A seed that depends on what is learned, not on when: 63 bits of the digest of the samples' references."""
+    text = f"{seed}|" + "|".join(f"{ref.batch}:{ref.index}" for ref in refs)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

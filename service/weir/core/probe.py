@@ -1,0 +1,94 @@
+"""The probe set: small, trusted, never trained on, never published."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from weir.core.calibration import smallest_size
+from weir.core.config import GuardConfig
+from weir.errors import InvalidProbe
+from weir.types import GuardMode, InputSpec, ProbeInfo, State
+
+# What each part decides must not be graded on the samples it was decided with.
+SHARES = {"fit": 0.25, "threshold": 0.35, "gate": 0.25, "report": 0.15}
+LEAST_PER_CLASS = 4  # one for each part
+
+
+class Part(NamedTuple):
+    """Samples of one part of the probe set: x (n, *shape) as it was given, y (n,)."""
+
+    x: Tensor
+    y: Tensor
+
+
+class ProbeSet:
+    """Trusted samples, split by class and content into fit / threshold / gate / report parts."""
+
+    def __init__(self, x: Tensor, y: Tensor, *, created_at: float, source: str) -> None:
+        self.x, self.y = x, y
+        digest = hashlib.sha256(_bytes(x) + _bytes(y)).hexdigest()
+        counts = torch.bincount(y).tolist()
+        self.info = ProbeInfo(digest[:12], len(y), tuple(counts), created_at, source)
+        self._parts = _split(y, seed=int(digest[:8], 16))
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def part(self, name: str) -> Part:
+        """One of fit, threshold, gate and report."""
+        index = self._parts[name]
+        return Part(self.x[index], self.y[index])
+
+    def check(self, inputs: InputSpec, guard: GuardConfig) -> None:
+        """Raise InvalidProbe unless every class is there and the parts are large enough for the configured rates."""
+        if tuple(self.x.shape[1:]) != inputs.shape:
+            raise InvalidProbe("probe", list(self.x.shape), f"shape [n, {', '.join(map(str, inputs.shape))}]")
+        counts = torch.bincount(self.y, minlength=inputs.classes)
+        scarce = [label for label, count in enumerate(counts.tolist()) if count < LEAST_PER_CLASS]
+        if scarce:
+            raise InvalidProbe(
+                "probe",
+                ", ".join(f"class {label}: {int(counts[label])}" for label in scarce[:10]),
+                f"at least {LEAST_PER_CLASS} samples of each of {inputs.classes} classes",
+                code="probe_class_missing",
+            )
+        have, need = len(self._parts["threshold"]), smallest_size(guard.sample_rate)
+        if guard.mode is not GuardMode.OFF and have < need:
+            raise InvalidProbe(
+                "probe",
+                f"{len(self)} samples, {have} of them for thresholds",
+                f"about {round(need / SHARES['threshold'])} samples ({need} for thresholds) for a false-positive rate "
+                f"of {guard.sample_rate:g}; or a rate of at least {1 / (have + 1):.3g}",
+                code="probe_too_small",
+            )
+
+    def state(self) -> State:
+        """Everything a restart needs."""
+        return State({"x": self.x, "y": self.y}, {"created_at": self.info.created_at, "source": self.info.source})
+
+    @staticmethod
+    def from_state(state: State) -> ProbeSet:
+        """The probe set that ``state()`` described."""
+        return ProbeSet(state.tensors["x"], state.tensors["y"], **state.values)
+
+
+def _split(y: Tensor, *, seed: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    shuffled = torch.randperm(len(y), generator=generator)
+    by_class = shuffled[y[shuffled].argsort(stable=True)]
+    # Walking class by class while always serving the part furthest behind its share keeps every part stratified.
+    parts: dict[str, list[int]] = {name: [] for name in SHARES}
+    for sample in by_class.tolist():
+        behind = min(SHARES, key=lambda name: (len(parts[name]) + 0.5) / SHARES[name])
+        parts[behind].append(sample)
+    return {name: torch.tensor(sorted(index), dtype=torch.int64) for name, index in parts.items()}
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    tensor = tensor.detach().cpu().contiguous()
+    return ctypes.string_at(tensor.data_ptr(), tensor.nbytes)  # core has no numpy, and a list of ints is slow

@@ -1,0 +1,113 @@
+"""Evidence per producer: the newest samples of each, judged together."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from weir.core.calibration import Calibration, group_threshold
+from weir.core.config import GuardConfig
+from weir.types import ProducerReport, SampleVerdict, Standing, State, Verdict
+
+MOST_PRODUCERS = 10_000  # memory is bounded even when every sample names a new one
+
+
+@dataclass(slots=True)
+class _Window:
+    """Normal scores of the newest samples, one chunk (count, sum per column) a step."""
+
+    chunks: deque[tuple[int, list[float]]] = field(default_factory=deque)
+    seen: int = 0
+    held: int = 0
+    corrected: int = 0
+    score: float | None = None
+    watched: bool = False
+
+
+class Producers:
+    """A window of calibrated evidence for every producer, forgotten least recently seen first."""
+
+    def __init__(self, config: GuardConfig) -> None:
+        self._config = config
+        self._windows: OrderedDict[str, _Window] = OrderedDict()
+
+    def observe(self, normal: Tensor, producers: Sequence[str], calibration: Calibration) -> frozenset[str]:
+        """Take one step's normal scores (n, k), ``producers[i]`` naming row i; returns the producers that alarm."""
+        index: dict[str, list[int]] = {}
+        for row, producer in enumerate(producers):
+            index.setdefault(producer, []).append(row)
+        threshold = group_threshold(self._config.producer_rate, normal.shape[1])
+        alarmed = set()
+        for producer, rows in index.items():
+            window = self._window(producer)
+            window.score = self._extend(window, normal[rows], calibration)
+            window.watched = window.score > threshold
+            if window.watched:
+                alarmed.add(producer)
+        return frozenset(alarmed)
+
+    def count(self, producers: Sequence[str], verdicts: Sequence[SampleVerdict]) -> None:
+        """Count what became of one step's samples."""
+        for producer, verdict in zip(producers, verdicts, strict=True):
+            window = self._window(producer)
+            window.seen += 1
+            window.held += verdict.verdict is Verdict.QUARANTINE
+            window.corrected += verdict.verdict is Verdict.CORRECT
+
+    def report(self) -> tuple[ProducerReport, ...]:
+        """Every known producer's record, least recently seen first."""
+        columns = next((len(w.chunks[0][1]) for w in self._windows.values() if w.chunks), None)
+        threshold = group_threshold(self._config.producer_rate, columns) if columns else None
+        return tuple(
+            ProducerReport(
+                producer=name,
+                seen=window.seen,
+                held=window.held,
+                corrected=window.corrected,
+                score=window.score,
+                threshold=threshold,
+                standing=Standing.WATCHED if window.watched else Standing.GOOD,
+            )
+            for name, window in self._windows.items()
+        )
+
+    def state(self) -> State:
+        """Everything a restart needs."""
+        windows = {
+            name: {
+                "chunks": [[count, sums] for count, sums in window.chunks],
+                "counts": [window.seen, window.held, window.corrected],
+                "score": window.score,
+                "watched": window.watched,
+            }
+            for name, window in self._windows.items()
+        }
+        return State({}, {"windows": windows, "order": list(self._windows)})
+
+    def load_state(self, state: State) -> None:
+        """Replace every producer's record."""
+        self._windows = OrderedDict()
+        for name in state.values["order"]:
+            kept = state.values["windows"][name]
+            seen, held, corrected = kept["counts"]
+            chunks = deque((count, list(sums)) for count, sums in kept["chunks"])
+            self._windows[name] = _Window(chunks, seen, held, corrected, kept["score"], kept["watched"])
+
+    def _window(self, producer: str) -> _Window:
+        window = self._windows.setdefault(producer, _Window())
+        self._windows.move_to_end(producer)
+        if len(self._windows) > MOST_PRODUCERS:
+            self._windows.popitem(last=False)
+        return window
+
+    def _extend(self, window: _Window, normal: Tensor, calibration: Calibration) -> float:
+        window.chunks.append((len(normal), normal.sum(0).tolist()))
+        total = sum(count for count, _ in window.chunks)
+        while total - window.chunks[0][0] >= self._config.producer_window:
+            total -= window.chunks.popleft()[0]
+        sums = torch.tensor([chunk for _, chunk in window.chunks], dtype=torch.float64).sum(0)
+        return calibration.group_statistic(sums / total, total)

@@ -1,0 +1,68 @@
+"""Historical models for the guard: a ring by age, and one trusted anchor outside it."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+import torch
+
+from weir.core.config import SnapshotConfig
+from weir.core.network import Weights
+from weir.types import State
+
+
+class Snapshot(NamedTuple):
+    """A historical model and the number of updates it had seen."""
+
+    updates: int
+    weights: Weights
+
+
+class Snapshots:
+    """The ring and the anchor; the anchor is never replaced by what streams in.
+
+    Admitted poison ages into the ring, so the default reference is the anchor.
+    """
+
+    def __init__(self, config: SnapshotConfig) -> None:
+        self._config = config
+        self._ring: deque[Snapshot] = deque(maxlen=config.lag // config.every + 1 if config.lag else 0)
+        self.anchor: Snapshot | None = None
+
+    def record(self, updates: int, weights: Weights) -> None:
+        """Keep a copy of the model as it is after ``updates`` updates."""
+        self._ring.append(Snapshot(updates, weights))
+
+    def trust(self, updates: int, weights: Weights) -> None:
+        """Make a model the anchor."""
+        self.anchor = Snapshot(updates, weights)
+
+    def due(self, updates: int) -> bool:
+        """Whether the ring wants a snapshot now."""
+        return self._config.lag is not None and updates % self._config.every == 0
+
+    def reference(self) -> Snapshot | None:
+        """The snapshot to measure discrepancy against: the ring's oldest, or the anchor when no lag is set."""
+        if self._config.lag is None or not self._ring:
+            return self.anchor
+        return self._ring[0]
+
+    def state(self) -> State:
+        """Everything a restart needs."""
+        held = {"anchor": self.anchor} if self.anchor else {}
+        held |= {f"ring{index}": snapshot for index, snapshot in enumerate(self._ring)}
+        tensors = {f"{slot}/{name}": t for slot, snapshot in held.items() for name, t in snapshot.weights.items()}
+        return State(tensors, {slot: snapshot.updates for slot, snapshot in held.items()})
+
+    def load_state(self, state: State, device: torch.device) -> None:
+        """Replace ring and anchor; a shorter ring keeps the newest."""
+        self._ring.clear()
+        self.anchor = None
+        for slot, updates in state.values.items():
+            tensors = {name: tensor.to(device) for name, tensor in state.part(slot).tensors.items()}
+            snapshot = Snapshot(updates, tensors)
+            if slot == "anchor":
+                self.anchor = snapshot
+            else:
+                self._ring.append(snapshot)

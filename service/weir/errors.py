@@ -1,0 +1,175 @@
+"""Every failure Weir names, as one tree.
+
+WeirError
+├── InvalidInput              the caller's data is wrong; nothing was changed
+│   ├── InvalidBatch
+│   ├── InvalidProbe
+│   └── InvalidSetting
+├── InvalidSettings           every InvalidSetting of one start, together
+├── Refused                   the request is well formed but cannot be served
+│   ├── Unauthenticated
+│   ├── Forbidden
+│   ├── NotFound
+│   ├── Conflict
+│   ├── TooLarge
+│   ├── UnsupportedType
+│   ├── LogFull
+│   └── NotReady
+├── ModelNotBuilt             a model name or factory that does not give a model
+├── DamagedCheckpoint         a checkpoint that fails its checksum or its layout
+├── StorageFailed             a disk or a database that cannot be read or written now
+└── ServiceUnavailable        the client could not reach a service, or its answer was not Weir's
+"""
+
+from __future__ import annotations
+
+
+class WeirError(Exception):
+    """Base of all errors that Weir raises on purpose; ``code`` is stable and fit for machines."""
+
+    code = "error"
+
+
+class InvalidInput(WeirError):
+    """Data that does not fit: names the field, the value seen and what was expected."""
+
+    code = "invalid_input"
+
+    def __init__(self, field: str, seen: object, expected: str, *, code: str | None = None) -> None:
+        self.field = field
+        self.seen = str(seen)
+        self.expected = expected
+        self.code = code or type(self).code
+        super().__init__(f"{field}: expected {expected}, got {self.seen}")
+
+
+class InvalidBatch(InvalidInput):
+    """A batch that the model cannot take."""
+
+    code = "invalid_batch"
+
+
+class InvalidProbe(InvalidInput):
+    """A probe set that cannot calibrate the guard."""
+
+    code = "invalid_probe"
+
+
+class InvalidSetting(InvalidInput):
+    """A setting out of its range, or settings that contradict each other."""
+
+    code = "invalid_setting"
+
+
+class InvalidSettings(WeirError):
+    """Every setting that does not fit, so that one start shows them all."""
+
+    code = "invalid_setting"
+
+    def __init__(self, problems: tuple[InvalidSetting, ...]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(str(problem) for problem in problems))
+
+
+class Refused(WeirError):
+    """A request that is understood and not served."""
+
+    code = "refused"
+
+
+class Unauthenticated(Refused):
+    """No key, or a key that is not known or was revoked."""
+
+    code = "unauthenticated"
+
+
+class Forbidden(Refused):
+    """The key's roles do not allow this."""
+
+    code = "forbidden"
+
+
+class NotFound(Refused):
+    """Nothing has this id."""
+
+    code = "not_found"
+
+    def __init__(self, kind: str, id: str) -> None:
+        self.kind = kind
+        self.id = id
+        super().__init__(f"no {kind} has the id {id!r}")
+
+
+class Conflict(Refused):
+    """The thing is not in a state that allows this."""
+
+    code = "conflict"
+
+    def __init__(self, why: str, *, code: str | None = None) -> None:
+        self.code = code or type(self).code
+        super().__init__(why)
+
+
+class TooLarge(Refused):
+    """A body over the configured limit, in bytes."""
+
+    code = "too_large"
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        super().__init__(f"the body is over the limit of {limit} bytes; send smaller batches")
+
+
+class UnsupportedType(Refused):
+    """A content type that no codec reads."""
+
+    code = "unsupported_type"
+
+    def __init__(self, seen: str, supported: tuple[str, ...]) -> None:
+        self.seen = seen
+        self.supported = supported
+        super().__init__(f"content type {seen or '(none)'!r}: send one of {', '.join(supported)}")
+
+
+class LogFull(Refused):
+    """The log holds as much ahead of the cursor as it may; try again after ``retry_after`` seconds."""
+
+    code = "log_full"
+
+    def __init__(self, retry_after: float, held: str) -> None:
+        self.retry_after = retry_after
+        super().__init__(f"the learner is behind: {held} wait; try again in {retry_after:g} s")
+
+
+class NotReady(Refused):
+    """The service has no model yet, or its trainer has stopped."""
+
+    code = "not_ready"
+
+    def __init__(self, why: str, retry_after: float = 1.0) -> None:
+        self.retry_after = retry_after
+        super().__init__(why)
+
+
+class ModelNotBuilt(WeirError):
+    """A model name that is not known, or a ``package.module:factory`` that cannot be imported or called."""
+
+    code = "model_not_built"
+
+
+class DamagedCheckpoint(WeirError):
+    """A checkpoint that cannot be trusted: missing file, wrong checksum, unknown layout."""
+
+    code = "damaged_checkpoint"
+
+
+class StorageFailed(WeirError):
+    """A store that cannot be read or written: full disk, a file that another process holds or that is not ours."""
+
+    code = "storage_failed"
+
+
+class ServiceUnavailable(WeirError):
+    """No service answered at this address, or what answered was not Weir."""
+
+    code = "service_unavailable"

@@ -1,0 +1,351 @@
+"""What the service needs of a store: protocols and the frozen records that pass through them.
+
+Every method is safe to call from any thread. A method that writes returns only when the write is durable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, NamedTuple, Protocol
+
+from weir.types import SampleRef, SampleVerdict, State
+
+
+class EntryKind(StrEnum):
+    """What a log entry is: a delivery, or a command to the trainer."""
+
+    BATCH = "batch"
+    RELEASE = "release"
+    ROLLBACK = "rollback"
+    CHECKPOINT = "checkpoint"
+    PROBE = "probe"
+    MODE = "mode"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One log entry; ``payload`` is safetensors for batches and probes, JSON for other commands."""
+
+    position: int
+    id: str
+    kind: EntryKind
+    producer: str
+    samples: int
+    payload: bytes
+    created_at: float
+
+
+class Cursor(NamedTuple):
+    """The next sample to learn: ``offset`` samples into the first entry past ``position``."""
+
+    position: int = 0
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """A producer's own name for a request; ``digest`` is the SHA-256 of its body, in hex."""
+
+    key: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """The deliveries that wait past the consumed position: how many, their bytes, when the first of them came."""
+
+    batches: int
+    bytes: int
+    oldest_created_at: float | None
+
+
+class Log(Protocol):
+    """The durable, ordered record of deliveries and commands; positions start at 1 and only grow."""
+
+    def append(
+        self,
+        kind: EntryKind,
+        producer: str,
+        payload: bytes,
+        *,
+        samples: int = 0,
+        key: IdempotencyKey | None = None,
+    ) -> tuple[Entry, bool]:
+        """Append durably; returns the entry and whether it is new (False: the key was seen before, the first entry).
+
+        Raises LogFull over the bound (deliveries only: commands always fit), Conflict when the key was
+        used with another body.
+        """
+
+    def read(self, after: int, limit: int) -> list[Entry]:
+        """Up to ``limit`` entries with a position greater than ``after``, in order."""
+
+    def get(self, id: str) -> Entry:
+        """The entry with this id; raises NotFound."""
+
+    def wait(self, after: int, timeout: float) -> bool:
+        """Block until an entry past ``after`` exists (True) or ``timeout`` seconds went by (False)."""
+
+    def tail(self) -> int:
+        """The last position, 0 when empty."""
+
+    def consumed(self, position: int) -> None:
+        """Say that entries up to ``position`` are in the weights: they no longer count against the bound.
+
+        It never goes back. It is a hint, not a record: after a crash of the machine it may be older, so the learner
+        says it again when it starts.
+        """
+
+    def backlog(self) -> Backlog:
+        """What waits past the last consumed position."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What was decided on one cut of the log, before it takes effect.
+
+    A step decision carries one verdict per sample; a command decision carries the entry's id and its result.
+    ``end`` is the cursor after it. ``seconds`` and other measurements are never part of it, so that two runs
+    over the same log give the same journal.
+    """
+
+    step: int
+    start: Cursor
+    end: Cursor
+    refs: Sequence[SampleRef] = ()
+    verdicts: Sequence[SampleVerdict] = ()
+    updated: bool = False
+    vetoed: bool = False
+    command: str | None = None
+    result: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class JournalledSample:
+    """One sample's line in the journal."""
+
+    index: int
+    step: int
+    verdict: SampleVerdict
+    rolled_back: bool
+
+
+class Journal(Protocol):
+    """What was decided, written before it takes effect.
+
+    A decision is known by its ``start``, which no two cuts share: recording the same one twice changes nothing.
+    """
+
+    def record(self, decision: Decision) -> None:
+        """Write one decision durably."""
+
+    def after(self, cursor: Cursor) -> list[Decision]:
+        """The decisions that start at or past ``cursor``, in log order."""
+
+    def samples(self, batch: str) -> list[JournalledSample]:
+        """What was decided on this batch's samples so far, by index; of two decisions on a sample the later counts."""
+
+    def outcome(self, entry: str) -> Mapping[str, Any] | None:
+        """The result of a command entry, or None while it waits."""
+
+    def wait(self, entry: str, samples: int, timeout: float) -> bool:
+        """Block until so many ``samples`` of a batch (0: a command) are decided; False after ``timeout`` seconds."""
+
+    def roll_back(self, first_step: int, last_step: int) -> None:
+        """Mark the steps ``first_step`` to ``last_step`` (inclusive) as rolled back."""
+
+
+class HeldState(StrEnum):
+    """The life of a quarantined sample."""
+
+    HELD = "held"
+    RELEASING = "releasing"
+    RELEASED = "released"
+    RELEASE_VETOED = "release_vetoed"
+    DISCARDED = "discarded"
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A quarantined sample; ``payload`` is the sample as a safetensors batch of one, as it was sent.
+
+    ``id`` is ``{batch}:{index}``; ``sample_id`` is the producer's own id for it, if it gave one.
+    """
+
+    batch: str
+    index: int
+    producer: str
+    label: int
+    step: int
+    verdict: SampleVerdict
+    payload: bytes
+    held_at: float
+    sample_id: str | None = None
+    state: HeldState = HeldState.HELD
+    relabel: int | None = None
+    resolved_by: str | None = None
+    resolved_at: float | None = None
+    note: str | None = None
+
+    @property
+    def id(self) -> str:
+        """``{batch}:{index}``."""
+        return f"{self.batch}:{self.index}"
+
+
+@dataclass(frozen=True, slots=True)
+class HeldFilter:
+    """Which quarantined samples to list; None means any."""
+
+    state: HeldState | None = None
+    producer: str | None = None
+    reason: str | None = None
+    batch: str | None = None
+    label: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantineSize:
+    """How much is held for review, and since when."""
+
+    samples: int
+    oldest_held_at: float | None
+
+
+class Quarantine(Protocol):
+    """Samples held back for review."""
+
+    def put(self, samples: Iterable[Held]) -> None:
+        """Keep samples durably; one that is known by its id stays as it is."""
+
+    def get(self, id: str) -> Held:
+        """One sample with its payload; raises NotFound."""
+
+    def page(self, where: HeldFilter, after: str | None, limit: int) -> tuple[list[Held], str | None]:
+        """Up to ``limit`` samples in the order they were held (payloads empty), and the cursor of the next page.
+
+        Raises InvalidInput for a cursor that no page gave.
+        """
+
+    def move(
+        self,
+        id: str,
+        state: HeldState,
+        *,
+        expect: Sequence[HeldState],
+        by: str | None = None,
+        at: float | None = None,
+        relabel: int | None = None,
+        note: str | None = None,
+    ) -> Held:
+        """Change a sample's state in one transaction; what is None stays as it was.
+
+        Raises NotFound, and Conflict unless its state is in ``expect``.
+        """
+
+    def size(self) -> QuarantineSize:
+        """How much is HELD."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRecord:
+    """Who did what to what, and when."""
+
+    at: float
+    actor: str
+    action: str
+    target: str
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Audit(Protocol):
+    """What people did, kept for good."""
+
+    def record(self, record: AuditRecord) -> None:
+        """Write one line durably."""
+
+    def recent(self, limit: int) -> list[AuditRecord]:
+        """The last ``limit`` lines, newest first."""
+
+
+class Role(StrEnum):
+    """What a key may do."""
+
+    PRODUCER = "producer"
+    REVIEWER = "reviewer"
+    READER = "reader"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """An API key as it is stored: the SHA-256 of its secret, never the secret."""
+
+    id: str
+    name: str
+    roles: frozenset[Role]
+    digest: str
+    created_at: float
+    revoked_at: float | None = None
+
+
+class Keys(Protocol):
+    """API keys by id."""
+
+    def add(self, record: KeyRecord) -> None:
+        """Keep a key; raises Conflict when its id is taken."""
+
+    def get(self, id: str) -> KeyRecord | None:
+        """The key with this id, revoked or not."""
+
+    def all(self) -> list[KeyRecord]:
+        """Every key, oldest first."""
+
+    def revoke(self, id: str, at: float) -> None:
+        """Revoke a key for good; raises NotFound."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointInfo:
+    """A checkpoint's header."""
+
+    id: str
+    step: int
+    cursor: Cursor
+    created_at: float
+    bytes: int
+    reason: str
+    digest: str
+
+
+class Checkpoints(Protocol):
+    """Durable, complete, restorable states, newest last."""
+
+    def save(self, state: State, *, step: int, cursor: Cursor, at: float, reason: str) -> CheckpointInfo:
+        """Write a checkpoint atomically and durably, then drop what retention no longer keeps."""
+
+    def all(self) -> list[CheckpointInfo]:
+        """The headers, oldest first; damaged ones are left out."""
+
+    def load(self, id: str) -> tuple[CheckpointInfo, State]:
+        """One checkpoint, verified; raises NotFound or DamagedCheckpoint."""
+
+    def newest(self) -> tuple[CheckpointInfo, State] | None:
+        """The newest checkpoint that verifies (a damaged one is logged and passed over), or None when there are none.
+
+        Raises DamagedCheckpoint when there are checkpoints and none of them verifies.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """One of each, as the service uses them together."""
+
+    log: Log
+    journal: Journal
+    quarantine: Quarantine
+    audit: Audit
+    keys: Keys
+    checkpoints: Checkpoints

@@ -1,0 +1,264 @@
+"""Frozen values that every layer shares: what a sample, a step, a verdict and a report are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from torch import Tensor
+
+
+class GuardMode(StrEnum):
+    """What the guard does with its evidence."""
+
+    WEIR = "weir"
+    DSC = "dsc"
+    OBSERVE = "observe"
+    OFF = "off"
+
+
+class Verdict(StrEnum):
+    """What the guard decided on one sample."""
+
+    ACCEPT = "accept"
+    CORRECT = "correct"
+    QUARANTINE = "quarantine"
+
+
+class Reason(StrEnum):
+    """Why a verdict fell as it did."""
+
+    CLEAN = "clean"  # under every threshold
+    UNARMED = "unarmed"  # no threshold yet, or the guard is off
+    SAMPLE = "sample"  # the sample's own evidence
+    STEP = "step"  # the evidence of the step's samples together
+    PRODUCER = "producer"  # the evidence of the producer's recent samples together
+    DISCREPANCY = "discrepancy"  # the published rule: mean discrepancy of the step
+    NON_FINITE = "non_finite"  # loss or gradient was not a number
+    VETO = "veto"  # the gate undid the step
+    RELEASED = "released"  # a reviewer let it through
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """Shape and range of one sample's ``x`` and the number of classes of ``y``.
+
+    ``low`` and ``high`` bound every value (``None``: unbounded); ``categorical`` lists flat feature
+    indices that correction must never move.
+    """
+
+    shape: tuple[int, ...]
+    classes: int
+    low: float | None = None
+    high: float | None = None
+    categorical: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How to build a model: a name or ``package.module:factory``, its options, and what it takes."""
+
+    model: str
+    inputs: InputSpec
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one POST carries: ``x`` (n, *shape) uint8, float16 or float32; ``y`` (n,) int64; ``ids`` n strings or None.
+
+    uint8 stands for [0, 1] in steps of 1/255 and is scaled on the learner's device.
+    """
+
+    x: Tensor
+    y: Tensor
+    ids: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class SampleRef:
+    """Where a sample came from: the id of its batch and its index in it."""
+
+    batch: str
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Samples cut from the log in order, for at most one optimizer update; all fields have the same length n."""
+
+    number: int
+    x: Tensor
+    y: Tensor
+    refs: Sequence[SampleRef]
+    producers: Sequence[str]
+    released: bool = False  # let through by a reviewer: no verdicts, still finite checks and gate
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+@dataclass(frozen=True, slots=True)
+class SampleVerdict:
+    """The verdict on one sample; ``score`` and ``threshold`` are None while the guard is unarmed.
+
+    ``discrepancy`` is in nats; ``pvalue`` is the sample's conformal p-value on the probe set.
+    """
+
+    verdict: Verdict
+    reason: Reason
+    score: float | None = None
+    threshold: float | None = None
+    discrepancy: float | None = None
+    pvalue: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GateReport:
+    """The paired test of one tentative step on the probe set's gate part: mean change of loss (nats), statistic, bound."""
+
+    harm: float
+    statistic: float
+    threshold: float
+    vetoed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What one step did, in plain numbers: the whole of what metrics, journal and consoles see."""
+
+    step: int
+    updates: int
+    mode: GuardMode
+    armed: bool
+    verdicts: tuple[SampleVerdict, ...]
+    producers: tuple[str, ...]
+    updated: bool
+    loss: float | None = None
+    progressive_accuracy: float | None = None
+    probe_accuracy: float | None = None
+    step_discrepancy: float | None = None
+    step_discrepancy_threshold: float | None = None
+    step_score: float | None = None
+    step_threshold: float | None = None
+    sample_threshold: float | None = None
+    alarms: tuple[Reason, ...] = ()
+    alarmed_producers: tuple[str, ...] = ()
+    gate: GateReport | None = None
+    probe_stale: bool = False
+    lag: int | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def counts(self) -> Counter[Verdict]:
+        """How many samples got each verdict."""
+        return Counter(verdict.verdict for verdict in self.verdicts)
+
+    @property
+    def vetoed(self) -> bool:
+        """Whether the gate undid the step."""
+        return self.gate is not None and self.gate.vetoed
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeInfo:
+    """The probe set in words: never its samples. ``version`` is the head of its SHA-256; ``created_at`` is Unix seconds."""
+
+    version: str
+    size: int
+    per_class: tuple[int, ...]
+    created_at: float
+    source: str
+
+
+class Standing(StrEnum):
+    """How a producer's recent samples look together."""
+
+    GOOD = "good"
+    WATCHED = "watched"
+
+
+@dataclass(frozen=True, slots=True)
+class ProducerReport:
+    """One producer's record: samples seen, held and corrected, and the window statistic against its threshold."""
+
+    producer: str
+    seen: int
+    held: int
+    corrected: int
+    score: float | None
+    threshold: float | None
+    standing: Standing
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """An immutable copy of the model that readers use while the learner goes on.
+
+    ``predict`` maps (n, *shape) uint8 or float to logits (n, classes) float32 on the CPU and is safe from any
+    thread; ``weights`` are its tensors on the CPU, by name: never write to them.
+    """
+
+    step: int
+    recipe: Recipe
+    predict: Callable[[Tensor], Tensor]
+    weights: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class LearnerStatus:
+    """Where the learner stands; ``unarmed_because`` says what is missing while ``armed`` is False."""
+
+    alive: bool
+    failure: str | None
+    step: int
+    updates: int
+    position: int
+    mode: GuardMode
+    armed: bool
+    unarmed_because: str | None
+    device: str
+    parameters: int
+    progressive_accuracy: float | None
+    probe_accuracy: float | None
+    probe: ProbeInfo | None
+    probe_stale: bool
+    sample_threshold: float | None
+    vetoes: int
+    rollbacks: int
+    checkpoint: str | None
+    producers: tuple[ProducerReport, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A restorable state: tensors by name, and JSON-ready values beside them."""
+
+    tensors: Mapping[str, Tensor]
+    values: Mapping[str, Any]
+
+    def nest(self, prefix: str) -> State:
+        """The same state with every name under ``prefix/``."""
+        return State({f"{prefix}/{name}": tensor for name, tensor in self.tensors.items()}, {prefix: dict(self.values)})
+
+    def part(self, prefix: str) -> State:
+        """The state that was nested under ``prefix``."""
+        head = f"{prefix}/"
+        tensors = {name[len(head) :]: tensor for name, tensor in self.tensors.items() if name.startswith(head)}
+        return State(tensors, self.values.get(prefix, {}))
+
+    @staticmethod
+    def merge(*parts: State) -> State:
+        """All parts as one state."""
+        tensors: dict[str, Tensor] = {}
+        values: dict[str, Any] = {}
+        for part in parts:
+            tensors.update(part.tensors)
+            values.update(part.values)
+        return State(tensors, values)
