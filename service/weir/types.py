@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -64,6 +64,17 @@ class Recipe:
     model: str
     inputs: InputSpec
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_values(self) -> dict[str, Any]:
+        """The recipe as JSON-ready values."""
+        return {"model": self.model, "inputs": asdict(self.inputs), "options": dict(self.options)}
+
+    @staticmethod
+    def from_values(values: Mapping[str, Any]) -> Recipe:
+        """The recipe that ``to_values()`` described, also after a trip through JSON."""
+        inputs = dict(values["inputs"])
+        inputs |= {name: tuple(inputs[name]) for name in ("shape", "categorical")}
+        return Recipe(values["model"], InputSpec(**inputs), dict(values["options"]))
 
 
 @dataclass(frozen=True, slots=True)

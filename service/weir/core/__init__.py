@@ -11,6 +11,7 @@ from weir.core.config import (
 )
 from weir.core.engine import Engine
 from weir.core.models import build
+from weir.core.reader import Reader
 
 __all__ = [
     "BurnIn",
@@ -20,6 +21,7 @@ __all__ = [
     "GateConfig",
     "GuardConfig",
     "LearnerConfig",
+    "Reader",
     "SnapshotConfig",
     "build",
     "burn_in",

@@ -24,7 +24,7 @@ class Tunables:
             value, low, high = getattr(self, field.name), field.metadata.get("low"), field.metadata.get("high")
             if value is None or isinstance(value, Tunables):
                 continue
-            if (low is not None and value < low) or (high is not None and value > high):
+            if (low is not None and not value >= low) or (high is not None and not value <= high):  # not: NaN
                 bounds = f"{'-inf' if low is None else low} to {'inf' if high is None else high}"
                 raise InvalidSetting(field.name, value, f"a value from {bounds}")
 

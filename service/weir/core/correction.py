@@ -57,8 +57,8 @@ class Correction:
             loss = self._task.loss(self._network.outputs(moving).logits, y).sum()
             (gradient,) = torch.autograd.grad(loss, moving)
         size = self._config.epsilon / self._config.steps
-        moved = x - size * gradient.sign() * self._movable
-        return self._project(moved, around)
+        moved = self._project(x - size * gradient.sign(), around)
+        return torch.where(self._movable, moved, around)
 
     def _project(self, x: Tensor, around: Tensor) -> Tensor:
         epsilon = self._config.epsilon
@@ -67,8 +67,8 @@ class Correction:
 
 
 def movable(inputs: InputSpec) -> Tensor:
-    """1 where a feature may be moved and 0 where it is categorical, in the shape of one sample."""
-    mask = torch.ones(inputs.shape)
+    """Whether a feature may be moved or is categorical (False), in the shape of one sample."""
+    mask = torch.ones(inputs.shape, dtype=torch.bool)
     if inputs.categorical:
-        mask.view(-1)[list(inputs.categorical)] = 0.0
+        mask.view(-1)[list(inputs.categorical)] = False
     return mask

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 def kl(historical: Tensor, current: Tensor) -> Tensor:
@@ -19,7 +20,9 @@ def kl(historical: Tensor, current: Tensor) -> Tensor:
 def jensen_shannon(historical: Tensor, current: Tensor) -> Tensor:
     """Jensen–Shannon divergence per sample, from logits (n, classes) to (n,) nats in [0, log 2]."""
     log_historical, log_current = historical.log_softmax(1), current.log_softmax(1)
-    log_mean = torch.logaddexp(log_historical, log_current) - torch.log(torch.tensor(2.0))
-    left = (log_historical.exp() * (log_historical - log_mean)).sum(1)
-    right = (log_current.exp() * (log_current - log_mean)).sum(1)
+    change = log_current - log_historical
+    # log(p / mean) = log 2 − softplus(log q − log p): exactly zero for equal outputs, as rounding would not leave it.
+    log_two = functional.softplus(torch.zeros((), dtype=change.dtype, device=change.device))
+    left = (log_historical.exp() * (log_two - functional.softplus(change))).sum(1)
+    right = (log_current.exp() * (log_two - functional.softplus(-change))).sum(1)
     return (0.5 * (left + right)).clamp_min(0.0)

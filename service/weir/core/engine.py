@@ -89,15 +89,13 @@ class Engine:
         probe = ProbeSet(x, y, created_at=created_at, source=source)
         probe.check(self.recipe.inputs, self.config.guard)
         self._guard.probe = probe
-        self._guard.recalibrate()
         self._gate.reset()
         self._unexplained.clear()
         return probe.info
 
     def set_mode(self, mode: GuardMode) -> None:
         """Change what the guard does with its evidence."""
-        self._guard.mode = mode
-        self._guard.recalibrate()
+        self._guard.set_mode(mode)
 
     def set_anchor(self, weights: Weights | None = None) -> None:
         """Make a trusted model (default: the current one) the anchor."""
@@ -175,6 +173,14 @@ class Engine:
         self._gate.load_state(state.part("gate"), self.network.device)
         self._progressive.load_state(state.part("progressive"))
         self._unexplained = deque(state.values["unexplained"], maxlen=STALE_WINDOW)
+
+    def roll_back(self, state: State) -> None:
+        """Take model, optimizer, ring and anchor from an older state; mode, probe set and producers' evidence stay."""
+        self._learner.load_state(state.part("learner"))
+        self._snapshots.load_state(state.part("snapshots"), self.network.device)
+        self._guard.recalibrate()
+        self._gate.reset()
+        self._unexplained.clear()
 
     def _learn(self, judged: Judgement, y: Tensor, *, seed: int) -> tuple[Judgement, float | None, GateReport | None]:
         """One update on what was admitted, undone when it is not finite or the gate refuses it."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from weir.core.familiarity import Familiarity
 from weir.core.network import Network, Outputs, Weights
 from weir.core.task import Task
 
@@ -17,7 +18,8 @@ from weir.core.task import Task
 class View:
     """What a signal may look at: n samples with the current and the historical model's outputs on them.
 
-    ``influence`` is the gradient (classes, features) of the trusted loss with respect to the last layer.
+    ``influence`` is the gradient (classes, features) of the trusted loss with respect to the last layer,
+    ``familiarity`` what trusted inputs look like.
     """
 
     x: Tensor
@@ -25,6 +27,7 @@ class View:
     current: Outputs
     historical: Outputs
     influence: Tensor | None
+    familiarity: Familiarity
 
 
 Signal = Callable[[Task, View], Tensor]
@@ -74,7 +77,13 @@ def feature_shift(task: Task, view: View) -> Tensor:
     if view.current.features is None or view.historical.features is None:
         return torch.zeros(len(view.y), device=view.y.device)
     moved: Tensor = torch.linalg.vector_norm(view.current.features - view.historical.features, dim=1)
-    return moved / torch.linalg.vector_norm(view.historical.features, dim=1).clamp_min(1e-12)
+    size: Tensor = torch.linalg.vector_norm(view.historical.features, dim=1)
+    return moved / size.clamp_min(1e-12)
+
+
+def mahalanobis(task: Task, view: View) -> Tensor:
+    """Squared Mahalanobis distance of the input to trusted inputs."""
+    return view.familiarity.distance(view.x)
 
 
 def roughness(task: Task, view: View) -> Tensor:
@@ -82,7 +91,7 @@ def roughness(task: Task, view: View) -> Tensor:
     return (view.x - _median_filter(view.x)).abs().flatten(1).mean(1)
 
 
-MODEL_SIGNALS: dict[str, Signal] = {
+SIGNALS: dict[str, Signal] = {
     "discrepancy": discrepancy,
     "reverse": reverse,
     "midpoint": midpoint,
@@ -91,6 +100,7 @@ MODEL_SIGNALS: dict[str, Signal] = {
     "loss_change": loss_change,
     "harm": harm,
     "feature_shift": feature_shift,
+    "mahalanobis": mahalanobis,
 }
 IMAGE_SIGNALS: dict[str, Signal] = {"roughness": roughness}
 
@@ -101,7 +111,7 @@ class Evidence:
     def __init__(self, network: Network, task: Task, *, images: bool) -> None:
         self._network = network
         self._task = task
-        self._signals = MODEL_SIGNALS | (IMAGE_SIGNALS if images else {})
+        self._signals = SIGNALS | (IMAGE_SIGNALS if images else {})
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -114,9 +124,18 @@ class Evidence:
             return None
         return self._task.residual(current.logits, y).T @ current.features / len(y)
 
-    def matrix(self, x: Tensor, y: Tensor, current: Outputs, weights: Weights, influence: Tensor | None) -> Tensor:
+    def matrix(
+        self,
+        x: Tensor,
+        y: Tensor,
+        current: Outputs,
+        weights: Weights,
+        *,
+        influence: Tensor | None,
+        familiarity: Familiarity,
+    ) -> Tensor:
         """Signals (n, signals) of prepared samples whose current outputs are known."""
-        view = View(x, y, current, self._network.outputs(x, weights), influence)
+        view = View(x, y, current, self._network.outputs(x, weights), influence, familiarity)
         return torch.stack([signal(self._task, view) for signal in self._signals.values()], dim=1)
 
 

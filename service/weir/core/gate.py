@@ -24,16 +24,18 @@ class Gate:
 
     def test(self, before: Tensor, after: Tensor) -> GateReport:
         """Judge a tentative step by its losses per sample (n,), nats; ``harm`` is the mean of after − before."""
-        best = before if self._best is None else self._best
+        if self._best is None:
+            self._best = before.clone()
         threshold = student_quantile(1 - self._config.rate / 2, len(before) - 1)
-        step = paired_statistic(after - before, self._config.tolerance)
-        decline = paired_statistic(after - best, self._config.decline)
-        statistic = max(step, decline)
+        harm = float((after - before).mean())
+        statistic = paired_statistic(after - before, self._config.tolerance)
+        if harm > 0:  # a model that is below its best already must still be allowed to recover
+            statistic = max(statistic, paired_statistic(after - self._best, self._config.decline))
         return GateReport(
-            harm=float((after - before).mean()),
+            harm=harm,
             statistic=statistic,
             threshold=threshold,
-            vetoed=statistic > threshold,
+            vetoed=not statistic <= threshold,  # losses that are not numbers give a statistic that is none
         )
 
     def passed(self, losses: Tensor) -> None:

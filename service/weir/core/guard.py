@@ -12,6 +12,7 @@ from weir.core.calibration import Calibration, Scores, Trusted, group_threshold
 from weir.core.config import EngineConfig
 from weir.core.correction import Correction
 from weir.core.evidence import Evidence
+from weir.core.familiarity import Familiarity
 from weir.core.judgement import Judgement, accept_all
 from weir.core.network import Network, Outputs
 from weir.core.probe import ProbeSet
@@ -42,10 +43,21 @@ class Guard:
         self._evidence = Evidence(network, task, images=config.guard.image_evidence)
         self._correction = Correction(network, task, config.correction) if config.correction.enabled else None
         self._calibration: Calibration | None = None
+        self._familiarity: Familiarity | None = None
         self._age = 0
+        self._override: GuardMode | None = None
+        self._probe: ProbeSet | None = None
         self.producers = Producers(config.guard)
-        self.mode = config.guard.mode
-        self.probe: ProbeSet | None = None
+
+    @property
+    def mode(self) -> GuardMode:
+        """The configured mode, unless an admin has set another since."""
+        return self._override or self._config.mode
+
+    def set_mode(self, mode: GuardMode) -> None:
+        """Set the mode for good: it outlives a restart until it is set back to the configured one."""
+        self._override = None if mode is self._config.mode else mode
+        self.recalibrate()
 
     @property
     def unarmed_because(self) -> str | None:
@@ -57,6 +69,17 @@ class Guard:
         if self.probe is None and not self._fixed_rule:
             return "there is no probe set"
         return None
+
+    @property
+    def probe(self) -> ProbeSet | None:
+        """The probe set in use."""
+        return self._probe
+
+    @probe.setter
+    def probe(self, probe: ProbeSet | None) -> None:
+        self._probe = probe
+        self._familiarity = Familiarity(self._part("fit")[0]) if probe else None
+        self.recalibrate()
 
     @property
     def sample_threshold(self) -> float | None:
@@ -95,7 +118,7 @@ class Guard:
 
     def state(self) -> State:
         """Everything a restart needs, the calibration in force included: it may be older than the model."""
-        values = {"mode": self.mode.value, "age": self._age, "calibrated": self._calibration is not None}
+        values = {"override": self._override, "age": self._age, "calibrated": self._calibration is not None}
         parts = [State({}, values), self.producers.state().nest("producers")]
         if self.probe:
             parts.append(self.probe.state().nest("probe"))
@@ -105,7 +128,8 @@ class Guard:
 
     def load_state(self, state: State) -> None:
         """Replace mode, probe set, calibration and the producers' evidence."""
-        self.mode = GuardMode(state.values["mode"])
+        override = state.values["override"]
+        self._override = GuardMode(override) if override else None
         self._age = state.values["age"]
         self.producers.load_state(state.part("producers"))
         self.probe = ProbeSet.from_state(state.part("probe")) if "probe" in state.values else None
@@ -213,5 +237,8 @@ class Guard:
     def _matrix(
         self, x: Tensor, y: Tensor, current: Outputs, snapshot: Snapshot, influence: Tensor | None
     ) -> Tensor:
+        assert self._familiarity is not None
         with torch.no_grad():
-            return self._evidence.matrix(x, y, current, snapshot.weights, influence)
+            return self._evidence.matrix(
+                x, y, current, snapshot.weights, influence=influence, familiarity=self._familiarity
+            )

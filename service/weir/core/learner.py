@@ -43,14 +43,15 @@ class Learner:
         undone step leaves no trace and a repeated one repeats exactly.
         """
         devices = [self._network.device] if self._network.device.type == "cuda" else []
-        with torch.random.fork_rng(devices), self._network.training(freeze_norm=self._config.freeze_norm):
+        freeze_norm = self._config.freeze_norm or len(x) == 1  # one sample has no statistics
+        with torch.random.fork_rng(devices), self._network.training(freeze_norm=freeze_norm):
             torch.manual_seed(seed)
             buffers = [buffer.clone() for buffer in self._network.module.buffers()]
             self._optimizer.zero_grad(set_to_none=True)
             loss = self._task.loss(self._network.module(x), y).mean()
             loss.backward()  # type: ignore[no-untyped-call]
             gradients = [p.grad for p in self._network.module.parameters() if p.grad is not None]
-            if not finite(loss, *gradients):
+            if not finite(loss, *gradients, *self._network.module.buffers()):
                 for buffer, kept in zip(self._network.module.buffers(), buffers, strict=True):
                     buffer.copy_(kept)
                 return None

@@ -133,8 +133,8 @@ def _imported(name: str) -> Factory:
         raise ModelNotBuilt(f"model {name!r}: expected one of {known}, or 'package.module:factory'")
     try:
         factory: Any = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ModelNotBuilt(f"model {name!r} cannot be imported: {error}") from error
+    except Exception as error:
+        raise ModelNotBuilt(f"model {name!r} cannot be imported: {error!r}") from error
     if not callable(factory):
         raise ModelNotBuilt(f"model {name!r} is a {type(factory).__name__}, a callable was expected")
     return factory  # type: ignore[no-any-return]

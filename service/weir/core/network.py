@@ -41,9 +41,7 @@ class Network:
 
     def prepare(self, x: Tensor) -> Tensor:
         """Move (n, …) uint8 or float to the device as float32 (n, *shape); uint8 is scaled to [0, 1]."""
-        x = x.to(self.device, non_blocking=True)
-        x = x.to(torch.float32).div_(255.0) if x.dtype == torch.uint8 else x.to(torch.float32)
-        return x.reshape(len(x), *self.recipe.inputs.shape)
+        return scaled(x.to(self.device, non_blocking=True)).reshape(len(x), *self.recipe.inputs.shape)
 
     def outputs(self, x: Tensor, weights: Weights | None = None) -> Outputs:
         """Eval-mode outputs for prepared ``x``, with the model's own weights or with a snapshot's."""
@@ -75,3 +73,8 @@ class Network:
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(weights[name])
+
+
+def scaled(x: Tensor) -> Tensor:
+    """uint8 in steps of 1/255, or any float, as float32."""
+    return x.to(torch.float32).div_(255.0) if x.dtype == torch.uint8 else x.to(torch.float32)

@@ -27,7 +27,7 @@ class Snapshots:
 
     def __init__(self, config: SnapshotConfig) -> None:
         self._config = config
-        self._ring: deque[Snapshot] = deque(maxlen=config.lag // config.every + 1 if config.lag else 0)
+        self._ring: deque[Snapshot] = deque(maxlen=-(-config.lag // config.every) + 1 if config.lag else 0)
         self.anchor: Snapshot | None = None
 
     def record(self, updates: int, weights: Weights) -> None:
@@ -43,8 +43,12 @@ class Snapshots:
         return self._config.lag is not None and updates % self._config.every == 0
 
     def reference(self) -> Snapshot | None:
-        """The snapshot to measure discrepancy against: the ring's oldest, or the anchor when no lag is set."""
-        if self._config.lag is None or not self._ring:
+        """The snapshot to measure discrepancy against: the ring's oldest, or the anchor when no lag is set.
+
+        While the ring fills up its oldest is younger than the lag, at first the current model itself: until then
+        the anchor serves, for a guard that compares a model with itself is blind.
+        """
+        if self._config.lag is None or len(self._ring) < (self._ring.maxlen or 0):
             return self.anchor
         return self._ring[0]
 

@@ -1,0 +1,33 @@
+"""How unlike trusted inputs a sample is, before any model looks at it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+SHRINKAGE = 0.02  # share of the mean variance added in every direction; more hides small perturbations
+
+
+class Familiarity:
+    """Mahalanobis distance to trusted inputs, their covariance shrunk towards a multiple of the identity.
+
+    Perturbations bounded in L∞ have energy in directions where real data has next to none. Works for any dense
+    input, of any number of features: the directions are those of the samples' own singular vectors.
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        """Learn from trusted prepared samples (n, …)."""
+        flat = x.flatten(1)
+        self._mean = flat.mean(0)
+        _, singular, self._axes = torch.linalg.svd(flat - self._mean, full_matrices=False)
+        variance = singular.square() / len(flat)
+        floor = SHRINKAGE * variance.sum() / flat.shape[1] + 1e-12
+        self._floor = floor
+        self._weights = 1 / ((1 - SHRINKAGE) * variance + floor) - 1 / floor
+
+    def distance(self, x: Tensor) -> Tensor:
+        """Squared Mahalanobis distance of prepared samples (n, …), (n,)."""
+        centred = x.flatten(1) - self._mean
+        along = centred @ self._axes.T
+        squared: Tensor = centred.square().sum(1) / self._floor + along.square() @ self._weights
+        return squared
