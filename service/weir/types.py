@@ -110,6 +110,8 @@ class Step:
     refs: Sequence[SampleRef]
     producers: Sequence[str]
     released: bool = False  # let through by a reviewer: no verdicts, still finite checks and gate
+    forced: bool = False  # let through by an admin: not even the gate
+    forced: bool = False  # by an admin, whatever the gate would say
 
     def __len__(self) -> int:
         return len(self.y)

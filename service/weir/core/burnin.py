@@ -18,7 +18,7 @@ class BurnIn(Tunables):
     """How long and how fast to train before the stream opens."""
 
     epochs: int = tunable(20, "passes over the burn-in samples", low=1)
-    batch: int = tunable(50, "samples per burn-in update", low=1)
+    batch: int = tunable(50, "most samples per burn-in update", low=1)
     lr: float = tunable(0.1, "peak learning rate of burn-in (one cycle)", low=0.0)
     momentum: float = tunable(0.9, "momentum of burn-in", low=0.0, high=1.0)
     weight_decay: float = tunable(1e-4, "L2 penalty of burn-in", low=0.0)
@@ -52,7 +52,7 @@ def burn_in(
         with torch.random.fork_rng(devices), network.training(freeze_norm=False):
             torch.manual_seed(config.seed * 100_003 + epoch)
             order = torch.randperm(len(y), generator=generator)
-            for rows in torch.split(order, plan.batch):
+            for rows in order.tensor_split(rounds):  # evenly: batch norm cannot learn from a single left-over sample
                 optimizer.zero_grad(set_to_none=True)
                 loss = task.loss(network.module(network.prepare(x[rows])), y[rows].to(network.device)).mean()
                 loss.backward()  # type: ignore[no-untyped-call]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -38,6 +38,14 @@ STALE_WINDOW = 20  # steps
 STALE_SHARE = 0.5  # of them vetoed although nothing was suspected: it is the probe set that no longer fits
 
 
+@dataclass(slots=True)
+class _Measured:
+    """What the probe set says of the current weights; None until it is asked for."""
+
+    gate_losses: Tensor | None = None
+    accuracy: float | None = None
+
+
 class Engine:
     """A learner behind a guard and a gate; one thread at a time.
 
@@ -57,6 +65,7 @@ class Engine:
         self._gate = Gate(config.gate)
         self._progressive = Progressive(config.progressive_window)
         self._unexplained: deque[bool] = deque(maxlen=STALE_WINDOW)
+        self._measured = _Measured()
         self._seconds: dict[str, float] = {}
 
     def process(self, step: Step, recorded: Sequence[SampleVerdict] | None = None) -> StepReport:
@@ -69,10 +78,11 @@ class Engine:
         with self._timed("guard"):
             judged = accept_all(x, Reason.RELEASED) if step.released else self._guard.judge(step, x, y, current)
         before = judged if recorded is None else replace(judged, verdicts=tuple(recorded))
-        judged, loss, gate = self._learn(before, y, seed=content_seed(self.config.seed, step.refs))
+        judged, loss, gate = self._learn(before, y, step)
         if not step.released:
             self._guard.producers.count(step.producers, judged.verdicts)
-        self._unexplained.append(gate is not None and gate.vetoed and not judged.alarms)
+            vetoed = any(verdict.reason is Reason.VETO for verdict in judged.verdicts)
+            self._unexplained.append(vetoed and not judged.alarms)
         return self._report(step, judged, loss, gate)
 
     def predict(self, x: Tensor) -> Tensor:
@@ -87,14 +97,16 @@ class Engine:
     def set_probe(self, x: Tensor, y: Tensor, *, created_at: float, source: str) -> ProbeInfo:
         """Replace the probe set; raises InvalidProbe and changes nothing when it does not fit."""
         probe = ProbeSet(x, y, created_at=created_at, source=source)
-        probe.check(self.recipe.inputs, self.config.guard)
+        self._check(probe, self.mode)
         self._guard.probe = probe
+        self._measured = _Measured()
         self._gate.reset()
         self._unexplained.clear()
         return probe.info
 
     def set_mode(self, mode: GuardMode) -> None:
-        """Change what the guard does with its evidence."""
+        """Change what the guard does with its evidence; raises InvalidProbe when the probe set does not carry that."""
+        self._check(self._guard.probe, mode)
         self._guard.set_mode(mode)
 
     def set_anchor(self, weights: Weights | None = None) -> None:
@@ -146,9 +158,11 @@ class Engine:
         """Accuracy on the probe set's report part, which nothing is decided with."""
         if self._guard.probe is None:
             return None
-        part = self._guard.probe.part("report")
-        correct = self.task.correct(self.predict(part.x), part.y)
-        return float(correct.float().mean())
+        if self._measured.accuracy is None:
+            part = self._guard.probe.part("report")
+            correct = self.task.correct(self.predict(part.x), part.y)
+            self._measured.accuracy = float(correct.float().mean())
+        return self._measured.accuracy
 
     def producers(self) -> tuple[ProducerReport, ...]:
         """Every known producer's record."""
@@ -166,13 +180,18 @@ class Engine:
         )
 
     def load_state(self, state: State) -> None:
-        """Replace everything that ``state()`` holds; the configuration stays this engine's own."""
+        """Replace everything that ``state()`` holds; the configuration stays this engine's own.
+
+        Raises InvalidProbe when the probe set in it is too small for this configuration.
+        """
         self._learner.load_state(state.part("learner"))
         self._snapshots.load_state(state.part("snapshots"), self.network.device)
         self._guard.load_state(state.part("guard"))
+        self._measured = _Measured()
         self._gate.load_state(state.part("gate"), self.network.device)
         self._progressive.load_state(state.part("progressive"))
         self._unexplained = deque(state.values["unexplained"], maxlen=STALE_WINDOW)
+        self._check(self._guard.probe, self.mode)
 
     def roll_back(self, state: State) -> None:
         """Take model, optimizer, ring and anchor from an older state; mode, probe set and producers' evidence stay."""
@@ -180,43 +199,54 @@ class Engine:
         self._snapshots.load_state(state.part("snapshots"), self.network.device)
         self._guard.recalibrate()
         self._gate.reset()
+        self._measured = _Measured()
         self._unexplained.clear()
 
-    def _learn(self, judged: Judgement, y: Tensor, *, seed: int) -> tuple[Judgement, float | None, GateReport | None]:
+    def _learn(self, judged: Judgement, y: Tensor, step: Step) -> tuple[Judgement, float | None, GateReport | None]:
         """One update on what was admitted, undone when it is not finite or the gate refuses it."""
         admitted = judged.admitted
         if not bool(admitted.any()):
             return judged, None, None
-        tested = self._guard.probe is not None and self.config.gate.enabled and self.mode is GuardMode.WEIR
+        armed = self._guard.probe is not None and self.config.gate.enabled and self.mode is GuardMode.WEIR
+        tested = armed and not step.forced
         before = self._learner.capture() if tested else None
-        losses = self._gate_losses() if tested else None
+        with self._timed("gate"):
+            losses = self._gate_losses() if tested else None
         with self._timed("learn"):
-            loss = self._learner.step(judged.x[admitted], y[admitted], seed=seed)
+            loss = self._learner.step(judged.x[admitted], y[admitted], seed=content_seed(self.config.seed, step))
         if loss is None:
             return replace(judged, verdicts=held(judged.verdicts, Reason.NON_FINITE)), None, None
+        measured, self._measured = self._measured, _Measured()
         if before is None or losses is None:
             self._keep()
             return judged, loss, None
         with self._timed("gate"):
-            after = self._gate_losses()
-            gate = self._gate.test(losses, after)
+            gate = self._gate.test(losses, self._gate_losses())
         if gate.vetoed:
             self._learner.restore(before)
+            self._measured = measured
             return replace(judged, verdicts=held(judged.verdicts, Reason.VETO)), loss, gate
-        self._gate.passed(after)
+        self._gate.passed(self._gate_losses())
         self._keep()
         return judged, loss, gate
+
+    def _check(self, probe: ProbeSet | None, mode: GuardMode) -> None:
+        if probe is not None:
+            probe.check(self.recipe.inputs, replace(self.config.guard, mode=mode))
 
     def _keep(self) -> None:
         if self._snapshots.due(self._learner.updates):
             self._snapshots.record(self._learner.updates, self.network.snapshot())
 
     def _gate_losses(self) -> Tensor:
+        """Losses (n,) of the current weights on the gate part, computed once for each set of weights."""
         assert self._guard.probe is not None
-        part = self._guard.probe.part("gate")
-        with torch.no_grad():
-            logits = self.network.outputs(self.network.prepare(part.x)).logits
-            return self.task.loss(logits, part.y.to(self.network.device))
+        if self._measured.gate_losses is None:
+            part = self._guard.probe.part("gate")
+            with torch.no_grad():
+                logits = self.network.outputs(self.network.prepare(part.x)).logits
+                self._measured.gate_losses = self.task.loss(logits, part.y.to(self.network.device))
+        return self._measured.gate_losses
 
     def _report(self, step: Step, judged: Judgement, loss: float | None, gate: GateReport | None) -> StepReport:
         reference = self._snapshots.reference()

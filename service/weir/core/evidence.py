@@ -12,6 +12,7 @@ from torch.nn import functional
 from weir.core.familiarity import Familiarity
 from weir.core.network import Network, Outputs, Weights
 from weir.core.task import Task
+from weir.errors import InvalidSetting
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,10 @@ class Evidence:
     """Computes the matrix of signals (n, signals) for samples, against one historical model."""
 
     def __init__(self, network: Network, task: Task, *, images: bool) -> None:
+        """Raises InvalidSetting when image signals are wanted of what is no image."""
+        shape = network.recipe.inputs.shape
+        if images and (len(shape) != 3 or min(shape[1:]) < 2):
+            raise InvalidSetting("image_evidence", True, f"false, since x of shape {list(shape)} is no image [c, h, w]")
         self._network = network
         self._task = task
         self._signals = SIGNALS | (IMAGE_SIGNALS if images else {})

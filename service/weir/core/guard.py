@@ -234,9 +234,7 @@ class Guard:
         with torch.no_grad():
             return self._network.outputs(x, snapshot.weights if snapshot else None)
 
-    def _matrix(
-        self, x: Tensor, y: Tensor, current: Outputs, snapshot: Snapshot, influence: Tensor | None
-    ) -> Tensor:
+    def _matrix(self, x: Tensor, y: Tensor, current: Outputs, snapshot: Snapshot, influence: Tensor | None) -> Tensor:
         assert self._familiarity is not None
         with torch.no_grad():
             return self._evidence.matrix(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,8 +11,9 @@ from torch import Tensor
 from weir.core.config import LearnerConfig
 from weir.core.gate import finite
 from weir.core.network import Network
+from weir.core.probe import content
 from weir.core.task import Task
-from weir.types import SampleRef, State
+from weir.types import State, Step
 
 
 class Before(NamedTuple):
@@ -51,9 +51,11 @@ class Learner:
             loss = self._task.loss(self._network.module(x), y).mean()
             loss.backward()  # type: ignore[no-untyped-call]
             gradients = [p.grad for p in self._network.module.parameters() if p.grad is not None]
-            if not finite(loss, *gradients, *self._network.module.buffers()):
-                for buffer, kept in zip(self._network.module.buffers(), buffers, strict=True):
-                    buffer.copy_(kept)
+            pairs = list(zip(self._network.module.buffers(), buffers, strict=True))
+            # A constant buffer may be infinite by design, such as an attention mask.
+            if not finite(loss, *gradients, *(now.where(kept.isfinite(), kept.new_zeros(())) for now, kept in pairs)):
+                for now, kept in pairs:
+                    now.copy_(kept)
                 return None
             self._optimizer.step()
         self.updates += 1
@@ -95,7 +97,7 @@ class Learner:
         self._optimizer.load_state_dict({"state": copied, "param_groups": self._optimizer.state_dict()["param_groups"]})
 
 
-def content_seed(seed: int, refs: Sequence[SampleRef]) -> int:
-    """A seed that depends on what is learned, not on when: 63 bits of the digest of the samples' references."""
-    text = f"{seed}|" + "|".join(f"{ref.batch}:{ref.index}" for ref in refs)
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+def content_seed(seed: int, step: Step) -> int:
+    """A seed that depends on what is learned, not on when or how it came: 63 bits of the samples' digest."""
+    digest = hashlib.sha256(f"{seed}|".encode() + content(step.x) + content(step.y)).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

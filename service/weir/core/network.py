@@ -18,7 +18,7 @@ Weights = Mapping[str, Tensor]
 
 
 class Outputs(NamedTuple):
-    """Logits (n, classes) and the input of the last linear layer (n, features), None when there is no such layer."""
+    """Logits (n, classes), and the input (n, features) of the linear layer that gives them, if there is one."""
 
     logits: Tensor
     features: Tensor | None
@@ -32,12 +32,13 @@ class Network:
         self.device = torch.device(device)
         self.module = build(recipe, seed=seed).to(self.device).eval()
         self._features: Tensor | None = None
-        head = [module for module in self.module.modules() if isinstance(module, nn.Linear)]
-        if head:
-            head[-1].register_forward_pre_hook(self._keep_features)
+        classes = recipe.inputs.classes
+        heads = [m for m in self.module.modules() if isinstance(m, nn.Linear) and m.out_features == classes]
+        if heads:
+            heads[-1].register_forward_pre_hook(self._keep_features)
 
     def _keep_features(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self._features = inputs[0]
+        self._features = inputs[0] if inputs[0].ndim == 2 else None
 
     def prepare(self, x: Tensor) -> Tensor:
         """Move (n, …) uint8 or float to the device as float32 (n, *shape); uint8 is scaled to [0, 1]."""

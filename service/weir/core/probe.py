@@ -30,8 +30,10 @@ class ProbeSet:
     """Trusted samples, split by class and content into fit / threshold / gate / report parts."""
 
     def __init__(self, x: Tensor, y: Tensor, *, created_at: float, source: str) -> None:
+        """Split the samples; raises InvalidProbe for what no probe set can be."""
+        _check(x, y)
         self.x, self.y = x, y
-        digest = hashlib.sha256(_bytes(x) + _bytes(y)).hexdigest()
+        digest = hashlib.sha256(content(x) + content(y)).hexdigest()
         counts = torch.bincount(y).tolist()
         self.info = ProbeInfo(digest[:12], len(y), tuple(counts), created_at, source)
         self._parts = _split(y, seed=int(digest[:8], 16))
@@ -49,6 +51,8 @@ class ProbeSet:
         if tuple(self.x.shape[1:]) != inputs.shape:
             raise InvalidProbe("probe", list(self.x.shape), f"shape [n, {', '.join(map(str, inputs.shape))}]")
         counts = torch.bincount(self.y, minlength=inputs.classes)
+        if len(counts) > inputs.classes:
+            raise InvalidProbe("probe", f"the label {len(counts) - 1}", f"labels from 0 to {inputs.classes - 1}")
         scarce = [label for label, count in enumerate(counts.tolist()) if count < LEAST_PER_CLASS]
         if scarce:
             raise InvalidProbe(
@@ -77,18 +81,33 @@ class ProbeSet:
         return ProbeSet(state.tensors["x"], state.tensors["y"], **state.values)
 
 
+def _check(x: Tensor, y: Tensor) -> None:
+    if y.dtype != torch.int64 or y.ndim != 1 or len(y) != len(x):
+        raise InvalidProbe("probe", f"y {y.dtype} {list(y.shape)} for x {list(x.shape)}", "y int64 [n] for x [n, ...]")
+    if len(y) and int(y.min()) < 0:
+        raise InvalidProbe("probe", f"the label {int(y.min())}", "labels from 0")
+    if not bool(x.isfinite().all()):
+        raise InvalidProbe("probe", "NaN or an infinity in x", "numbers")
+
+
 def _split(y: Tensor, *, seed: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    shuffled = torch.randperm(len(y), generator=generator)
-    by_class = shuffled[y[shuffled].argsort(stable=True)]
-    # Walking class by class while always serving the part furthest behind its share keeps every part stratified.
+    by_class: dict[int, list[int]] = {label: [] for label in sorted(set(y.tolist()))}
+    for sample in torch.randperm(len(y), generator=generator).tolist():
+        by_class[int(y[sample])].append(sample)
+    # Walking class by class while always serving the part furthest behind its share keeps every part stratified;
+    # first each class gives one to every part.
     parts: dict[str, list[int]] = {name: [] for name in SHARES}
-    for sample in by_class.tolist():
-        behind = min(SHARES, key=lambda name: (len(parts[name]) + 0.5) / SHARES[name])
-        parts[behind].append(sample)
+    for mine in by_class.values():
+        for name, sample in zip(SHARES, mine, strict=False):
+            parts[name].append(sample)
+        for sample in mine[len(SHARES) :]:
+            behind = min(SHARES, key=lambda name: (len(parts[name]) + 0.5) / SHARES[name])
+            parts[behind].append(sample)
     return {name: torch.tensor(sorted(index), dtype=torch.int64) for name, index in parts.items()}
 
 
-def _bytes(tensor: Tensor) -> bytes:
+def content(tensor: Tensor) -> bytes:
+    """The numbers of a tensor, in order, as bytes."""
     tensor = tensor.detach().cpu().contiguous()
     return ctypes.string_at(tensor.data_ptr(), tensor.nbytes)  # core has no numpy, and a list of ints is slow

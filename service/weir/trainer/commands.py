@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple, Protocol
 
@@ -19,6 +19,8 @@ class Outcome(NamedTuple):
 
     result: Mapping[str, Any]
     effect: Callable[[], object] = lambda: None
+    refs: Sequence[SampleRef] = ()  # the samples it learned, if any
+    report: StepReport | None = None
 
 
 class Host(Protocol):
@@ -55,13 +57,14 @@ def problem(error: WeirError) -> dict[str, Any]:
 
 
 def release(host: Host, entry: Entry) -> Outcome:
-    """Learn one held sample that a reviewer let through; the gate may still refuse it.
+    """Learn one held sample that a reviewer let through; the gate may still refuse it, unless an admin forces it.
 
     The log entry decides, not the sample's state: after a crash, weights that had lost the sample learn it again.
     """
     order = json.loads(entry.payload)
     held = host.stores.quarantine.get(order["id"])
-    report = host.learn(_released_step(held, order["label"], host.step))
+    step = _released_step(held, order["label"], host.step, forced=order["force"])
+    report = host.learn(step)
     state = HeldState.RELEASED if report.updated else HeldState.RELEASE_VETOED
 
     def effect() -> object:
@@ -69,7 +72,7 @@ def release(host: Host, entry: Entry) -> Outcome:
         by, at, label = order["by"], entry.created_at, order["label"]
         return host.stores.quarantine.move(held.id, state, expect=anything, by=by, at=at, relabel=label)
 
-    return Outcome({"state": state.value, "step": host.step}, effect)
+    return Outcome({"state": state.value, "step": host.step}, effect, step.refs, report)
 
 
 def rollback(host: Host, entry: Entry) -> Outcome:
@@ -77,12 +80,11 @@ def rollback(host: Host, entry: Entry) -> Outcome:
     order = json.loads(entry.payload)
     info, state = host.stores.checkpoints.load(order["checkpoint"])
     host.engine.roll_back(state.part("engine"))
-    host.stores.journal.roll_back(info.step + 1, host.step)
+    last = host.step - 1  # the rollback has a number of its own
+    host.stores.journal.roll_back(info.step + 1, last)
     host.rolled_back()
     written = host.checkpoint(f"rollback to {info.id}")
-    return Outcome(
-        {"restored": info.id, "checkpoint": written.id, "step": host.step, "steps": host.step - info.step}
-    )
+    return Outcome({"restored": info.id, "checkpoint": written.id, "step": host.step, "steps": last - info.step})
 
 
 def checkpoint(host: Host, entry: Entry) -> Outcome:
@@ -112,7 +114,8 @@ COMMANDS: dict[EntryKind, Callable[[Host, Entry], Outcome]] = {
 }
 
 
-def _released_step(held: Held, label: int | None, number: int) -> Step:
+def _released_step(held: Held, label: int | None, number: int, *, forced: bool) -> Step:
     sample = codec.load(held.payload)
     y = sample.y if label is None else sample.y.new_tensor([label])
-    return Step(number, sample.x, y, [SampleRef(held.batch, held.index)], [held.producer], released=True)
+    ref = SampleRef(held.batch, held.index)
+    return Step(number, sample.x, y, [ref], [held.producer], released=True, forced=forced)

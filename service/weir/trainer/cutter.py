@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -75,8 +76,11 @@ class Cutter:
         return bool(self._pending)
 
     def cut(self, *, partial: bool, until: Cursor | None = None) -> StepCut | CommandCut | None:
-        """Cut the next command, or up to ``step_size`` samples (fewer only when ``partial``), or up to ``until``."""
-        self._fill()
+        """Cut the next command, or up to ``step_size`` samples (fewer only when ``partial``).
+
+        With ``until`` it is all samples up to there, however many a step has now: a cut that is on record stands.
+        """
+        self._fill(until)
         if not self._pending:
             return None
         first = self._pending[0].entry
@@ -88,23 +92,28 @@ class Cutter:
             return None
         return self._cut_samples(spans)
 
-    def _fill(self) -> None:
-        """Read on until a step's worth of samples or a command is in hand, or the log ends."""
-        while True:
-            missing = self._step_size - sum(p.entry.samples for p in self._pending) + self.cursor.offset
-            if missing <= 0 or any(p.entry.kind is not EntryKind.BATCH for p in self._pending):
-                return
-            after = self._pending[-1].entry.position if self._pending else self.cursor.position
-            typical = self._pending[-1].entry.samples if self._pending else 1
-            entries = self._log.read(after, max(1, min(MOST_ENTRIES, missing // typical)))
+    def _fill(self, until: Cursor | None) -> None:
+        """Read on until a step's worth of samples, a command or ``until`` is in hand, or the log ends."""
+        while (wanted := self._wanted(until)) > 0:
+            entries = self._log.read(self.read, min(MOST_ENTRIES, wanted))
             if not entries:
                 return
             self._pending.extend(_Pending(entry) for entry in entries)
 
-    def _spans(self, until: Cursor | None = None) -> list[tuple[_Pending, int, int]]:
+    def _wanted(self, until: Cursor | None) -> int:
+        """How many more entries the next cut needs, as far as can be told; 0 or less when it has enough."""
+        if until is not None:
+            return until.position + (until.offset > 0) - self.read
+        if any(p.entry.kind is not EntryKind.BATCH for p in self._pending):
+            return 0
+        missing = self._step_size - sum(p.entry.samples for p in self._pending) + self.cursor.offset
+        typical = self._pending[-1].entry.samples if self._pending else 1
+        return max(1, missing // typical) if missing > 0 else 0
+
+    def _spans(self, until: Cursor | None) -> list[tuple[_Pending, int, int]]:
         """Which samples of which pending entries make up the next step."""
         spans: list[tuple[_Pending, int, int]] = []
-        room, start = self._step_size, self.cursor.offset
+        room, start = self._step_size if until is None else sys.maxsize, self.cursor.offset
         for pending in self._pending:
             entry = pending.entry
             if entry.kind is not EntryKind.BATCH or room == 0:

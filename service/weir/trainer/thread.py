@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from weir import codec
@@ -80,14 +80,15 @@ class Trainer:
         self._failure: str | None = None
         self._stopping = threading.Event()
         self._deadline = 0.0
+        self._waiting_since: float | None = None  # when a step that is not full yet was first seen
         self._thread = threading.Thread(target=self._run, name="weir-trainer", daemon=True)
         self.publication = self._published()
         self.status = self._measured()
 
     def start(self) -> None:
         """Start learning."""
+        self.status = replace(self.status, alive=True)  # before the thread: from then on the engine is its own
         self._thread.start()
-        self.status = self._measured()
 
     def stop(self, *, drain_seconds: float = 10.0) -> None:
         """Learn what is in the log for at most ``drain_seconds``, write a checkpoint and end the thread."""
@@ -128,16 +129,23 @@ class Trainer:
             self._failure = f"{type(error).__name__}: {error}"
             logger.exception("the trainer stopped at step %d", self.step)
         finally:
-            self.status = self._measured(alive=False)
+            # Not measured anew: an engine that has just failed may fail again, and that must not hide its death.
+            self.status = replace(self.status, alive=False, failure=self._failure, checkpoint=self._checkpoint)
 
     def _turn(self) -> None:
         """One step or command, or one bounded wait for more of the log."""
         if self._advance(partial=False):
+            self._waiting_since = None
             return
-        if not self._cutter.waiting:
-            self.stores.log.wait(self._cutter.read, IDLE_SECONDS)
-        elif not self.stores.log.wait(self._cutter.read, self._config.step_linger_seconds):
-            self._advance(partial=True)
+        left = IDLE_SECONDS
+        if self._cutter.waiting:
+            now = time.monotonic()
+            self._waiting_since = now if self._waiting_since is None else self._waiting_since
+            left = min(left, self._waiting_since + self._config.step_linger_seconds - now)
+        if left > 0:
+            self.stores.log.wait(self._cutter.read, left)
+        elif self._advance(partial=True):
+            self._waiting_since = None
 
     def _advance(self, *, partial: bool) -> bool:
         recorded = self._recorded.pop(self._cutter.cursor, None)
@@ -173,7 +181,7 @@ class Trainer:
         rows = [row for row, v in enumerate(report.verdicts) if v.verdict is Verdict.QUARANTINE]
         if rows:
             self.stores.quarantine.put([self._held(cut, row, report) for row in rows])
-        self._counters["vetoes"] += report.vetoed
+        self._counters["vetoes"] += recorded.vetoed if recorded else report.vetoed
         self._tell(report)
 
     def _held(self, cut: StepCut, row: int, report: StepReport) -> Held:
@@ -192,8 +200,19 @@ class Trainer:
     def _command(self, cut: CommandCut) -> None:
         outcome = commands.run(self, cut.entry)
         logger.info("%s by %s: %s", cut.entry.kind, cut.entry.producer, dict(outcome.result))
+        report = outcome.report
         self.stores.journal.record(
-            Decision(step=self.step, start=cut.start, end=cut.end, command=cut.entry.id, result=outcome.result)
+            Decision(
+                step=self.step,
+                start=cut.start,
+                end=cut.end,
+                refs=outcome.refs,
+                verdicts=report.verdicts if report else (),
+                updated=report is not None and report.updated,
+                vetoed=report is not None and report.vetoed,
+                command=cut.entry.id,
+                result=outcome.result,
+            )
         )
         outcome.effect()
 
@@ -209,10 +228,10 @@ class Trainer:
         copy = self._reader.copy(self.engine.weights())
         return Publication(self.step, self.engine.recipe, copy, copy.weights)
 
-    def _measured(self, *, alive: bool | None = None) -> LearnerStatus:
+    def _measured(self) -> LearnerStatus:
         engine = self.engine
         return LearnerStatus(
-            alive=self._thread.is_alive() if alive is None else alive,
+            alive=self._thread.is_alive(),
             failure=self._failure,
             step=self.step,
             updates=engine.updates,
