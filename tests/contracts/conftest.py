@@ -1,0 +1,124 @@
+"""The stores under contract. A new one joins by its opener in ``BACKENDS``; every suite here then runs over it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from weir.stores.base import Audit, Journal, Keys, Log, Quarantine
+from weir.stores.sqlite import Sqlite
+
+
+class Opened(Protocol):
+    """The stores that a backend gives."""
+
+    @property
+    def log(self) -> Log: ...
+    @property
+    def journal(self) -> Journal: ...
+    @property
+    def quarantine(self) -> Quarantine: ...
+    @property
+    def audit(self) -> Audit: ...
+    @property
+    def keys(self) -> Keys: ...
+
+
+class Opener(Protocol):
+    """Opens the stores that belong to a folder: the same ones each time, closed on leaving.
+
+    A store that is not in files takes the folder's path for its name. Idempotency keys are kept for 48 hours by
+    ``clock``.
+    """
+
+    def __call__(
+        self,
+        place: Path,
+        *,
+        max_batches: int = 1_000,
+        max_bytes: int = 1 << 24,
+        clock: Callable[[], float] = time.time,
+    ) -> AbstractContextManager[Opened]: ...
+
+
+def open_sqlite(
+    place: Path, *, max_batches: int = 1_000, max_bytes: int = 1 << 24, clock: Callable[[], float] = time.time
+) -> AbstractContextManager[Opened]:
+    return Sqlite(place / "weir.db", max_batches=max_batches, max_bytes=max_bytes, clock=clock)
+
+
+BACKENDS: dict[str, Opener] = {"sqlite": open_sqlite}
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Reopen(Protocol):
+    """Closes the stores of this test if they are open, and opens them again."""
+
+    def __call__(self, *, max_batches: int = 1_000, max_bytes: int = 1 << 24) -> Opened: ...
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(params=sorted(BACKENDS))
+def backend(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def reopen(backend: str, tmp_path: Path, clock: Clock) -> Iterator[Reopen]:
+    with ExitStack() as opened:
+
+        def again(*, max_batches: int = 1_000, max_bytes: int = 1 << 24) -> Opened:
+            opened.close()
+            stores = BACKENDS[backend](tmp_path, max_batches=max_batches, max_bytes=max_bytes, clock=clock)
+            return opened.enter_context(stores)
+
+        yield again
+
+
+@pytest.fixture
+def stores(reopen: Reopen) -> Opened:
+    return reopen()
+
+
+@pytest.fixture
+def log(stores: Opened) -> Log:
+    return stores.log
+
+
+@pytest.fixture
+def journal(stores: Opened) -> Journal:
+    return stores.journal
+
+
+@pytest.fixture
+def quarantine(stores: Opened) -> Quarantine:
+    return stores.quarantine
+
+
+@pytest.fixture
+def audit(stores: Opened) -> Audit:
+    return stores.audit
+
+
+@pytest.fixture
+def keys(stores: Opened) -> Keys:
+    return stores.keys

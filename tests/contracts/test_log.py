@@ -1,0 +1,268 @@
+"""What every log owes: order, durability, a bound, and idempotency."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from weir.errors import Conflict, LogFull, NotFound
+from weir.stores.base import Backlog, Entry, EntryKind, IdempotencyKey, Log
+
+if TYPE_CHECKING:
+    from tests.contracts.conftest import Clock, Opened, Reopen
+
+PRODUCERS = [f"producer-{number}" for number in range(8)]
+HOURS = 3600.0
+
+
+def deliver(log: Log, payload: bytes = b"x", producer: str = "ada", key: IdempotencyKey | None = None) -> Entry:
+    return log.append(EntryKind.BATCH, producer, payload, samples=1, key=key)[0]
+
+
+def command(log: Log, kind: EntryKind = EntryKind.ROLLBACK) -> Entry:
+    return log.append(kind, "root", b"{}")[0]
+
+
+def test_an_entry_comes_back_as_it_was_appended(log: Log, clock: Clock) -> None:
+    clock.now = 1234.5
+    entry, new = log.append(EntryKind.BATCH, "ada", b"\x00\xff bytes", samples=3)
+    assert new
+    assert entry == Entry(1, entry.id, EntryKind.BATCH, "ada", 3, b"\x00\xff bytes", 1234.5)
+    assert log.get(entry.id) == entry
+    assert log.read(0, 10) == [entry]
+
+
+def test_an_empty_log_has_no_tail(log: Log) -> None:
+    assert log.tail() == 0
+    assert log.read(0, 10) == []
+    assert log.backlog() == Backlog(0, 0, None)
+
+
+def test_read_goes_on_from_a_position_in_order(log: Log) -> None:
+    entries = [deliver(log, bytes([number])) for number in range(7)]
+    assert [entry.position for entry in entries] == list(range(1, 8))
+    assert log.read(0, 3) == entries[:3]
+    assert log.read(3, 3) == entries[3:6]
+    assert log.read(6, 3) == entries[6:]
+    assert log.read(7, 3) == []
+    assert log.tail() == 7
+
+
+def test_ids_are_random_and_fit_a_url(log: Log) -> None:
+    ids = [deliver(log).id, deliver(log).id, command(log).id]
+    assert all(re.fullmatch(r"[\w.~-]{22,}", text, re.ASCII) for text in ids)
+    assert len(set(ids)) == 3
+
+
+def test_an_id_that_nothing_has_is_not_found(log: Log) -> None:
+    with pytest.raises(NotFound):
+        log.get("b_0")
+
+
+def test_eight_producers_at_once_lose_nothing_and_keep_their_order(log: Log) -> None:
+    start = threading.Barrier(len(PRODUCERS))
+
+    def produce(producer: str) -> list[int]:
+        start.wait()
+        return [deliver(log, b"%d" % number, producer).position for number in range(25)]
+
+    with ThreadPoolExecutor(len(PRODUCERS)) as pool:
+        acknowledged = dict(zip(PRODUCERS, pool.map(produce, PRODUCERS), strict=True))
+    entries = log.read(0, 1_000)
+    assert [entry.position for entry in entries] == list(range(1, 201))
+    for producer in PRODUCERS:
+        own = [entry for entry in entries if entry.producer == producer]
+        assert [entry.payload for entry in own] == [b"%d" % number for number in range(25)]
+        assert [entry.position for entry in own] == acknowledged[producer]
+
+
+def test_a_log_full_of_batches_refuses_until_some_are_consumed(reopen: Reopen) -> None:
+    log = reopen(max_batches=2).log
+    deliver(log)
+    second = deliver(log)
+    with pytest.raises(LogFull) as refused:
+        deliver(log)
+    assert refused.value.retry_after > 0
+    assert log.tail() == second.position
+    log.consumed(1)
+    deliver(log)
+    with pytest.raises(LogFull):
+        deliver(log)
+
+
+def test_a_log_full_of_bytes_refuses_until_some_are_consumed(reopen: Reopen) -> None:
+    log = reopen(max_bytes=10).log
+    first = deliver(log, b"123456")
+    with pytest.raises(LogFull):
+        deliver(log, b"12345")
+    deliver(log, b"1234")
+    log.consumed(first.position)
+    deliver(log, b"123456")
+
+
+def test_a_batch_over_the_bound_of_bytes_is_taken_alone(reopen: Reopen) -> None:
+    log = reopen(max_bytes=10).log
+    first = deliver(log, b"x" * 11)
+    with pytest.raises(LogFull):
+        deliver(log)
+    log.consumed(first.position)
+    deliver(log, b"x" * 11)
+
+
+def test_commands_always_fit_and_count_for_nothing(reopen: Reopen) -> None:
+    log = reopen(max_batches=1).log
+    deliver(log, b"12345")
+    for kind in EntryKind:
+        if kind is not EntryKind.BATCH:
+            command(log, kind)
+    assert log.backlog().batches == 1
+    assert log.backlog().bytes == 5
+
+
+def test_the_bound_holds_for_producers_at_once(reopen: Reopen) -> None:
+    log = reopen(max_batches=20).log
+    start = threading.Barrier(len(PRODUCERS))
+
+    def produce(producer: str) -> int:
+        start.wait()
+        taken = 0
+        for _ in range(10):
+            try:
+                deliver(log, producer=producer)
+                taken += 1
+            except LogFull:
+                pass
+        return taken
+
+    with ThreadPoolExecutor(len(PRODUCERS)) as pool:
+        assert sum(pool.map(produce, PRODUCERS)) == 20
+    assert log.backlog().batches == log.tail() == 20
+
+
+def test_the_backlog_is_what_lies_past_the_consumed_position(log: Log, clock: Clock) -> None:
+    command(log)
+    for size in (1, 2, 4):
+        clock.now += 1.0
+        deliver(log, b"x" * size)
+    assert log.backlog() == Backlog(3, 7, 1_001.0)
+    log.consumed(2)
+    assert log.backlog() == Backlog(2, 6, 1_002.0)
+    log.consumed(1)
+    assert log.backlog() == Backlog(2, 6, 1_002.0), "the consumed position went back"
+    log.consumed(4)
+    assert log.backlog() == Backlog(0, 0, None)
+
+
+def test_the_log_and_its_backlog_outlive_the_process(stores: Opened, reopen: Reopen) -> None:
+    entries = [deliver(stores.log, bytes([number])) for number in range(3)]
+    stores.log.consumed(2)
+    log = reopen().log
+    assert log.read(0, 10) == entries
+    assert log.backlog().batches == 1
+    assert deliver(log).position == 4
+
+
+def test_wait_is_over_when_the_entry_is_there(log: Log) -> None:
+    assert not log.wait(0, 0.01)
+    deliver(log)
+    assert log.wait(0, 0.0)
+    assert not log.wait(1, 0.01)
+
+
+def test_an_append_wakes_who_waits(log: Log) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(log.wait, 0, 20.0) for _ in range(2)]
+        deliver(log)
+        assert [future.result(timeout=10.0) for future in waiting] == [True, True]
+
+
+def test_a_repeated_key_gives_the_first_entry(log: Log) -> None:
+    key = IdempotencyKey("order-1", "aa")
+    first, new = log.append(EntryKind.BATCH, "ada", b"x", samples=1, key=key)
+    again, new_again = log.append(EntryKind.BATCH, "ada", b"x", samples=1, key=key)
+    assert (new, new_again) == (True, False)
+    assert again == first
+    assert log.tail() == 1
+
+
+def test_a_key_with_another_body_is_a_conflict(log: Log) -> None:
+    deliver(log, key=IdempotencyKey("order-1", "aa"))
+    with pytest.raises(Conflict) as refused:
+        deliver(log, key=IdempotencyKey("order-1", "bb"))
+    assert refused.value.code == "key_reused"
+    assert log.tail() == 1
+
+
+def test_keys_belong_to_their_producer(log: Log) -> None:
+    first = deliver(log, producer="ada", key=IdempotencyKey("order-1", "aa"))
+    assert deliver(log, producer="bob", key=IdempotencyKey("order-1", "bb")) != first
+
+
+def test_a_full_log_still_answers_a_repeated_key(reopen: Reopen) -> None:
+    log = reopen(max_batches=1).log
+    key = IdempotencyKey("order-1", "aa")
+    assert deliver(log, key=key) == deliver(log, key=key)
+
+
+def test_a_refused_batch_does_not_use_its_key_up(reopen: Reopen) -> None:
+    log = reopen(max_batches=1).log
+    deliver(log)
+    with pytest.raises(LogFull):
+        deliver(log, key=IdempotencyKey("order-1", "aa"))
+    log.consumed(1)
+    assert deliver(log, key=IdempotencyKey("order-1", "aa")).position == 2
+
+
+def test_keys_outlive_the_process_and_a_day_but_not_two(stores: Opened, reopen: Reopen, clock: Clock) -> None:
+    key = IdempotencyKey("order-1", "aa")
+    first = deliver(stores.log, key=key)
+    clock.now += 24 * HOURS
+    log = reopen().log
+    assert deliver(log, key=key) == first
+    clock.now += 24.1 * HOURS
+    assert deliver(log, key=key) != first
+
+
+def test_one_key_at_once_makes_one_entry(log: Log) -> None:
+    start = threading.Barrier(8)
+
+    def produce(_: int) -> tuple[Entry, bool]:
+        start.wait()
+        return log.append(EntryKind.BATCH, "ada", b"x", samples=1, key=IdempotencyKey("order-1", "aa"))
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(produce, range(8)))
+    assert len({entry.id for entry, _ in answers}) == 1
+    assert sum(new for _, new in answers) == 1
+    assert log.tail() == 1
+
+
+def test_whatever_was_acknowledged_outlives_a_killed_process(backend: str, tmp_path: Path, reopen: Reopen) -> None:
+    root = Path(__file__).parents[2]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "tests.contracts.appender", backend, str(tmp_path)],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with child:
+        assert child.stdout is not None
+        acknowledged = list(itertools.islice(child.stdout, 200))
+        child.kill()
+        acknowledged += child.stdout
+    assert len(acknowledged) >= 200
+    entries = reopen(max_batches=10**9).log.read(0, 1_000_000)
+    assert [entry.position for entry in entries] == list(range(1, len(entries) + 1))
+    kept = {f"{entry.id} {entry.payload.decode()}\n" for entry in entries}
+    assert set(acknowledged) <= kept
+    assert len(kept) <= len(acknowledged) + 4, "more than what four threads can have had on the way"
