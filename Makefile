@@ -1,0 +1,34 @@
+# Every target sets up what it needs; `make help` lists them.
+
+PYTHON ?= python3.11
+SEED ?= 0
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(READY) ## a live attack, caught and undone (SEED=n for another one)
+	@$(BIN)/weir demo --seed $(SEED)
+
+# One thread per worker: with more, the workers' thread pools fight over the same cores.
+test: $(READY) ## the whole test suite
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4
+
+check: $(READY) ## format, lint, types and import layers
+	@scripts/check
+
+clean: ## remove the virtual environment and every cache
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build service/weir.egg-info
+	find service tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "Weir needs Python 3.11 with its venv module (Debian: apt install python3.11-venv), or name another: make PYTHON=python3.12 ..."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing into .venv; the first time takes minutes."
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@

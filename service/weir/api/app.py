@@ -1,0 +1,70 @@
+"""The application: the routes over stores and learner, and nothing that decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import FastAPI
+
+import weir
+from weir.api import batches, checkpoints, mode, model, operations, predict, probe, problems, producers, quarantine
+from weir.api.access import Access
+from weir.api.auth import Keyring
+from weir.api.service import Learner, Limits, Service
+from weir.metrics import Metrics
+from weir.stores.base import Stores
+from weir.types import Batch
+
+RESOURCES = (batches, predict, quarantine, model, checkpoints, probe, producers, mode, operations)
+_ABOUT = """An online-learning service with a guard against poisoned batches.
+
+Producers send batches of labelled samples; the guard accepts, corrects or quarantines each sample before the model
+learns from it; people review the quarantine. Times are Unix seconds, losses and discrepancies are in nats, and null
+means "not there yet", never zero. Failures are `application/problem+json` with a stable `code`.
+
+Without any API key the service listens on this machine only, grants every role, and takes the producer from the
+header `X-Weir-Producer`."""
+
+
+class _Application(FastAPI):
+    """FastAPI, whose own way to document a failure would call it ``application/json``."""
+
+    def openapi(self) -> dict[str, Any]:
+        schema = super().openapi()
+        schema["components"]["schemas"]["Problem"] = problems.Problem.model_json_schema()
+        return schema
+
+
+def create_app(
+    *,
+    stores: Stores,
+    learner: Learner,
+    metrics: Metrics,
+    check_probe: Callable[[Batch], None],
+    limits: Limits,
+    keyed: bool,
+    clock: Callable[[], float],
+) -> FastAPI:
+    """The ASGI application.
+
+    ``check_probe`` raises InvalidProbe for a batch that cannot calibrate the guard; ``keyed`` is whether
+    requests need a key (they do in any case once one exists); ``clock`` gives Unix seconds.
+    """
+    app = _Application(
+        title="Weir",
+        description=_ABOUT,
+        version=weir.__version__,
+        redirect_slashes=False,
+        redoc_url=None,
+        responses=problems.responses(401, 403, 422, 500, 503),
+    )
+    app.state.service = Service(
+        stores=stores, learner=learner, limits=limits, clock=clock, metrics=metrics, check_probe=check_probe
+    )
+    app.state.keyring = Keyring(stores.keys, keyed=keyed)
+    for resource in RESOURCES:
+        app.include_router(resource.router)
+    problems.install(app)
+    app.add_middleware(Access)
+    return app

@@ -1,0 +1,77 @@
+"""Request bodies, read once and never past their limit, whatever Content-Length says."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import anyio
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from weir.api.problems import invalid
+from weir.codec import JSON, SAFETENSORS
+from weir.errors import TooLarge, UnsupportedType
+
+_COMMAND_BYTES = 64 * 1024
+_DRAIN_SECONDS = 2.0
+
+_M = TypeVar("_M", bound=BaseModel)
+
+
+async def read(request: Request, limit: int, seconds: float) -> bytes:
+    """The whole body; raises TooLarge over ``limit`` bytes, and answers 408 after ``seconds``."""
+    declared = request.headers.get("content-length", "")
+    too_large = declared.isdecimal() and int(declared) > limit
+    body, more = bytearray(), not too_large
+    try:
+        with anyio.fail_after(seconds):
+            while more and len(body) <= limit:
+                chunk, more = await _receive(request)
+                body += chunk
+    except TimeoutError:
+        raise HTTPException(408, f"the body did not arrive within {seconds:g} s") from None
+    if too_large or len(body) > limit:
+        body.clear()
+        await _drain(request)
+        raise TooLarge(limit)
+    return bytes(body)
+
+
+async def read_json(request: Request, model: type[_M], seconds: float) -> _M:
+    """The small JSON body of a command; none at all is an empty object. Raises InvalidInput."""
+    body = await read(request, _COMMAND_BYTES, seconds)
+    content_type = request.headers.get("content-type", "")
+    if body and content_type.partition(";")[0].strip().lower() != JSON:
+        raise UnsupportedType(content_type, (JSON,))
+    try:
+        return model.model_validate_json(body or b"{}")
+    except ValidationError as error:
+        raise invalid(error.errors()[0]) from None
+
+
+def documented(schema: dict[str, Any], *, binary: bool = False, required: bool = True) -> dict[str, Any]:
+    """The OpenAPI part of a body that a route reads itself."""
+    content: dict[str, Any] = {JSON: {"schema": schema}}
+    if binary:
+        content[SAFETENSORS] = {"schema": {"type": "string", "format": "binary"}}
+    return {"requestBody": {"required": required, "content": content}}
+
+
+async def _receive(request: Request) -> tuple[bytes, bool]:
+    message = await request.receive()
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect
+    return message.get("body", b""), message.get("more_body", False)
+
+
+async def _drain(request: Request) -> None:
+    """Drop what still arrives, for a while: a connection closed over unread bytes is reset, and the answer lost.
+
+    A caller that waits for leave to send (Expect) gets its answer at once.
+    """
+    more = "expect" not in request.headers
+    with anyio.move_on_after(_DRAIN_SECONDS):
+        while more:
+            _, more = await _receive(request)

@@ -1,0 +1,53 @@
+"""Operations: metrics, and whether the service lives and does its work."""
+
+from __future__ import annotations
+
+import anyio
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Depends, Response
+
+from weir.api.auth import READ, GuardedRoute
+from weir.api.schemas import Liveness, Readiness
+from weir.api.service import App, Service
+
+router = APIRouter(tags=["operations"], route_class=GuardedRoute)
+
+_LOG_SECONDS = 2.0
+
+
+@router.get("/metrics", dependencies=[Depends(READ)], response_class=Response)
+def metrics(service: App) -> Response:
+    """Prometheus metrics; they show thresholds, so once keys exist the scraper needs one too."""
+    content, content_type = service.metrics.render()
+    return Response(content, media_type=content_type)
+
+
+@router.get("/health/live")
+async def live() -> Liveness:
+    """Whether the process answers; open to all."""
+    return Liveness()
+
+
+@router.get("/health/ready", responses={503: {"model": Readiness, "description": "Not ready"}})
+async def ready(response: Response, service: App) -> Readiness:
+    """Whether there is a model, a trainer and a log that answers, and whether the guard is armed; open to all."""
+    status = service.learner.status
+    checks = {
+        "no model is published yet": service.learner.publication is not None,
+        "the trainer has stopped": status.alive,
+        "the log does not answer": await _log_answers(service),
+    }
+    because = [why for why, well in checks.items() if not well]
+    if because:
+        response.status_code = 503
+    return Readiness(ready=not because, because=because, armed=status.armed, unarmed_because=status.unarmed_because)
+
+
+async def _log_answers(service: Service) -> bool:
+    with anyio.move_on_after(_LOG_SECONDS):
+        try:
+            await run_sync(service.stores.log.tail, abandon_on_cancel=True)
+        except Exception:  # whatever the store's driver raises means the same here
+            return False
+        return True
+    return False

@@ -1,0 +1,53 @@
+"""Predictions from the published model: they never wait for learning."""
+
+from __future__ import annotations
+
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Depends, Request, Response
+
+from weir import codec
+from weir.api import bodies
+from weir.api.auth import READ, GuardedRoute
+from weir.api.problems import responses
+from weir.api.schemas import Prediction
+from weir.api.service import App, Service
+from weir.types import Publication
+
+STEP_HEADER = "X-Weir-Model-Step"
+
+router = APIRouter(prefix="/v1/predict", tags=["model"], route_class=GuardedRoute)
+
+_BODY = {
+    "type": "object",
+    "required": ["x"],
+    "properties": {"x": {"type": "array", "items": {}, "description": "n samples, as in a batch"}},
+}
+
+
+@router.post(
+    "",
+    response_model=Prediction,
+    dependencies=[Depends(READ)],
+    openapi_extra=bodies.documented(_BODY, binary=True),
+    responses=responses(408, 413, 415),
+)
+async def predict(request: Request, service: App) -> Response:
+    """Classes, probabilities and logits, with the model step that made them.
+
+    Producers may not ask: what the model says of a sample helps to craft a poisonous one.
+    """
+    body = await bodies.read(request, service.limits.max_body_bytes, service.limits.body_seconds)
+    publication, content_type = service.published, request.headers.get("content-type", "")
+    content = await run_sync(_predict, service, publication, content_type, body, limiter=service.predictors)
+    return Response(content, headers={STEP_HEADER: str(publication.step)}, media_type=codec.JSON)
+
+
+def _predict(service: Service, publication: Publication, content_type: str, body: bytes) -> str:
+    spec = publication.recipe.inputs
+    logits = publication.predict(codec.decode_x(content_type, body, spec, max_samples=service.limits.max_samples))
+    return Prediction(
+        step=publication.step,
+        classes=logits.argmax(1).tolist(),
+        probabilities=logits.softmax(1).tolist(),
+        logits=logits.tolist(),
+    ).model_dump_json()

@@ -1,0 +1,83 @@
+"""What the routes work with: the stores, the learner and the limits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Protocol
+
+import anyio
+from fastapi import Depends, Request
+
+from weir.errors import NotReady
+from weir.metrics import Metrics
+from weir.stores.base import Stores
+from weir.types import Batch, LearnerStatus, Publication
+
+
+class Learner(Protocol):
+    """What the API may know of the learner; both values are immutable and swapped whole."""
+
+    @property
+    def publication(self) -> Publication | None:
+        """The model that readers use, or None before the first one."""
+
+    @property
+    def status(self) -> LearnerStatus:
+        """Where the learner stands."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much one request may carry, ask for and wait for; sizes in bytes, times in seconds.
+
+    ``waiters`` and ``predictors`` are threads of their own: requests that wait for the learner or for
+    the model's arithmetic can never take the threads that all other requests need.
+    """
+
+    max_body_bytes: int = 32 * 1024 * 1024
+    max_samples: int = 10_000
+    max_wait_seconds: float = 60.0
+    body_seconds: float = 60.0
+    command_seconds: float = 10.0
+    page_size: int = 50
+    max_page_size: int = 500
+    waiters: int = 32
+    predictors: int = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """Everything that a route may touch.
+
+    ``check_probe`` raises InvalidProbe for a batch that cannot calibrate the guard.
+    """
+
+    stores: Stores
+    learner: Learner
+    limits: Limits
+    clock: Callable[[], float]
+    metrics: Metrics
+    check_probe: Callable[[Batch], None]
+    waiters: anyio.CapacityLimiter = field(init=False)
+    predictors: anyio.CapacityLimiter = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "waiters", anyio.CapacityLimiter(self.limits.waiters))
+        object.__setattr__(self, "predictors", anyio.CapacityLimiter(self.limits.predictors))
+
+    @property
+    def published(self) -> Publication:
+        """The published model; raises NotReady before there is one."""
+        publication = self.learner.publication
+        if publication is None:
+            raise NotReady("no model is published yet; try again when /health/ready answers 200")
+        return publication
+
+
+async def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+App = Annotated[Service, Depends(_service)]

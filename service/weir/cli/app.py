@@ -1,0 +1,52 @@
+"""The tree of commands."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import weir
+from weir.cli import burnin, checkpoints, keys, probe, quarantine, serve, stream
+
+_ABOUT = """An online-learning service with a guard against poisoned batches.
+
+\b
+First steps:
+  weir demo                                            see an attack caught and undone
+  weir burnin digits --samples 1000 --rest rest.npz    train a first model into ./weir-data
+  weir serve                                           start the service
+  weir stream rest.npz                                 send it what it has not seen
+
+Every setting is a WEIR_ variable or a line of weir.toml. Commands that speak to a running service find it by --url or \
+WEIR_URL, and take their API key from WEIR_KEY or --key-file."""
+
+app = typer.Typer(
+    help=_ABOUT,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(burnin.burnin)
+app.command()(serve.serve)
+app.command()(stream.stream)
+app.add_typer(quarantine.app, name="quarantine", help="Review what the guard holds back.")
+app.add_typer(checkpoints.app, name="checkpoints", help="Save the model, and go back.")
+app.add_typer(probe.app, name="probe", help="The trusted samples that the guard is calibrated on.")
+app.add_typer(keys.app, name="keys", help="API keys of a data folder.")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"weir {weir.__version__}")
+        raise typer.Exit
+
+
+Version = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")]
+
+
+@app.callback()
+def _options(version: Version = False) -> None:
+    pass

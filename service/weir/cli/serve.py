@@ -1,0 +1,36 @@
+"""``weir serve``: the whole service in one process."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on (WEIR_HOST, else 127.0.0.1).")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on (WEIR_PORT, else 8790).")] = None,
+    data: Annotated[Path | None, typer.Option(help="Data folder (WEIR_DATA, else weir-data).")] = None,
+) -> None:
+    """Take batches, guard them, learn from them, answer predictions; until Ctrl-C or SIGTERM.
+
+    Needs a model: see weir burnin. All other settings come from WEIR_ variables or weir.toml. On a signal it answers
+    what was asked, learns what it has taken, writes a checkpoint and exits.
+
+    \b
+    Examples:
+      weir serve
+      WEIR_GUARD_SAMPLE_RATE=0.005 weir serve --port 9000
+      weir keys add ops --role admin && weir serve --host 0.0.0.0
+    """
+    from weir import config, worker
+
+    given = {"host": host, "port": port, "data": data}
+    settings = config.load(**{name: value for name, value in given.items() if value is not None})
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", force=True
+    )
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    worker.serve(settings)

@@ -1,0 +1,242 @@
+"""Settings: the environment and an optional TOML file, read and checked once, as frozen values.
+
+One rule names them all: ``WEIR_`` and the setting (``WEIR_PORT``), or ``WEIR_``, a part of the engine and its tunable
+(``WEIR_GUARD_SAMPLE_RATE``). In a file they are ``port = 8790`` and, under ``[guard]``, ``sample_rate = 0.01``. The
+engine's settings are generated from the dataclasses of ``weir.core.config``, so that none of them is written twice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import tomllib
+import typing
+from collections.abc import Callable, Iterator
+from enum import Enum
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, Literal, TypeVar, cast
+
+import annotated_types
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from weir.core.config import EngineConfig, Tunables
+from weir.errors import InvalidSetting, InvalidSettings
+
+PREFIX = "WEIR_"
+DEFAULT_FILE = Path("weir.toml")
+OTHER_VARIABLES = {
+    "WEIR_CONFIG": ("`weir.toml`, if it exists", "file with settings; the environment goes before it"),
+    "WEIR_URL": ("`http://127.0.0.1:8790`", "where the remote commands find the service"),
+    "WEIR_KEY": ("none", "the API key that the remote commands show"),
+}
+
+_S = TypeVar("_S", bound=BaseSettings)
+_T = TypeVar("_T", bound=Tunables)
+
+
+def _none_if_so_named(value: object) -> object:
+    return None if isinstance(value, str) and value.lower() == "none" else value
+
+
+def _generated(config: type[Tunables]) -> dict[str, Any]:
+    """The fields of a config as pydantic fields: a nested model per part, the ranges as constraints."""
+    hints = typing.get_type_hints(config)
+    fields: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        kind = hints[field.name]
+        if isinstance(kind, type) and issubclass(kind, Tunables):
+            strict = ConfigDict(extra="forbid", frozen=True)
+            part: Any = create_model(kind.__name__, __config__=strict, **_generated(kind))
+            fields[field.name] = (part, Field(default_factory=part))
+            continue
+        if NoneType in typing.get_args(kind):
+            kind = Annotated[kind, BeforeValidator(_none_if_so_named)]
+        low, high, meaning = (field.metadata[name] for name in ("low", "high", "help"))
+        finite = {} if low is None and high is None else {"ge": low, "le": high, "allow_inf_nan": False}
+        fields[field.name] = (kind, Field(default=field.default, description=meaning, **finite))
+    return fields
+
+
+def _with_tunables(config: type[Tunables]) -> Callable[[type[_S]], type[_S]]:
+    """A class decorator that adds a setting for every tunable of ``config``."""
+
+    def extend(cls: type[_S]) -> type[_S]:
+        fields = _generated(config)
+        return cast(
+            "type[_S]",
+            create_model(cls.__name__, __base__=cls, __module__=cls.__module__, __doc__=cls.__doc__, **fields),
+        )
+
+    return extend
+
+
+@_with_tunables(EngineConfig)
+class Settings(BaseSettings):
+    """Everything that one service needs to know; make it with :func:`load`, which reports errors in plain words."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter="_",
+        env_nested_max_split=1,
+        env_ignore_empty=True,
+        enable_decoding=False,
+        extra="forbid",
+        frozen=True,
+    )
+
+    data: Path = Field(Path("weir-data"), description="folder of everything that must survive a restart")
+    host: str = Field("127.0.0.1", description="address to listen on; beyond this machine only when a key exists")
+    port: int = Field(8790, ge=0, le=65535, description="port to listen on; 0: any free one")
+    step_size: int = Field(100, ge=1, le=100_000, description="samples of one full step")
+    step_linger_seconds: float = Field(
+        0.2, ge=0, le=3600, allow_inf_nan=False, description="how long an incomplete step waits for more samples"
+    )
+    max_body_bytes: int = Field(32 * 2**20, ge=1024, description="largest request body")
+    max_samples: int = Field(10_000, ge=1, description="most samples in one batch")
+    log_max_batches: int = Field(10_000, ge=1, description="batches that may wait for the learner; then 503")
+    log_max_bytes: int = Field(2**30, ge=1024, description="bytes that may wait for the learner; then 503")
+    checkpoint_every: int = Field(500, ge=1, description="steps between two checkpoints")
+    checkpoints_kept: int = Field(10, ge=2, description="newest checkpoints that stay on disk")
+    threads: int = Field(1, ge=1, description="CPU threads of the learner; recovery is exact for the same number")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe log line shown")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, _file())
+
+    def engine(self) -> EngineConfig:
+        """The part that the engine needs, as its own frozen config."""
+        return _config(EngineConfig, self)
+
+
+def load(**overrides: Any) -> Settings:
+    """Read the settings: ``overrides`` go before the environment, and that goes before the file.
+
+    Raises InvalidSettings with every problem there is.
+    """
+    problems = {problem.field: problem for problem in _unknown_variables()}
+    try:
+        settings = Settings(**overrides)
+    except ValidationError as error:
+        for details in error.errors():
+            problem = _problem(details)
+            problems.setdefault(problem.field, problem)
+    except tomllib.TOMLDecodeError as error:
+        problems["WEIR_CONFIG"] = InvalidSetting("WEIR_CONFIG", f"{_file()} ({error})", "a file in TOML")
+    except InvalidSetting as problem:
+        problems[problem.field] = problem
+    else:
+        problems |= {problem.field: problem for problem in _contradictions(settings)}
+    if problems:
+        raise InvalidSettings(tuple(problems.values()))
+    return settings
+
+
+def names() -> dict[str, FieldInfo]:
+    """Every setting's variable with its field, in the order of the table."""
+    return dict(_flat(Settings, ()))
+
+
+def render_table() -> str:
+    """All variables as a Markdown table: name, default, meaning."""
+    rows = ["| variable | default | meaning |", "|---|---|---|"]
+    for name, info in names().items():
+        limits = _limits(info)
+        meaning = f"{info.description} ({limits})" if limits else str(info.description)
+        rows.append(f"| `{name}` | `{_shown(info.default)}` | {meaning} |")
+    rows += [f"| `{name}` | {default} | {meaning} |" for name, (default, meaning) in OTHER_VARIABLES.items()]
+    return "\n".join(rows) + "\n"
+
+
+def _config(config: type[_T], values: BaseModel) -> _T:
+    parts = {field.name: getattr(values, field.name) for field in dataclasses.fields(config)}
+    hints = typing.get_type_hints(config)
+    return config(
+        **{name: _config(hints[name], part) if isinstance(part, BaseModel) else part for name, part in parts.items()}
+    )
+
+
+def _file() -> Path | None:
+    named = os.environ.get("WEIR_CONFIG")
+    if not named:
+        return DEFAULT_FILE if DEFAULT_FILE.is_file() else None
+    if not Path(named).is_file():
+        raise InvalidSetting("WEIR_CONFIG", named, "the path of a file that exists")
+    return Path(named)
+
+
+def _flat(model: type[BaseModel], path: tuple[str, ...]) -> Iterator[tuple[str, FieldInfo]]:
+    for name, info in model.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            yield from _flat(info.annotation, (*path, name))
+        else:
+            yield _variable((*path, name)), info
+
+
+def _variable(path: tuple[str | int, ...]) -> str:
+    return PREFIX + "_".join(str(part) for part in path).upper()
+
+
+def _unknown_variables() -> list[InvalidSetting]:
+    known = names().keys() | OTHER_VARIABLES.keys()
+    mine = (name for name in sorted(os.environ) if name.upper().startswith(PREFIX))
+    return [_unknown(name.upper()) for name in mine if name.upper() not in known]
+
+
+def _unknown(name: str) -> InvalidSetting:
+    close = difflib.get_close_matches(name, names(), n=1)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    # The value stays out of the message: behind a wrong name it may be a secret.
+    return InvalidSetting(name, name, f"a name that Weir knows{hint}")
+
+
+def _problem(details: ErrorDetails) -> InvalidSetting:
+    name = _variable(details["loc"])
+    info = names().get(name)
+    if info is None:
+        return _unknown(name)
+    return InvalidSetting(name, repr(details["input"]), _expected(info))
+
+
+def _contradictions(settings: Settings) -> Iterator[InvalidSetting]:
+    if settings.log_max_bytes < settings.max_body_bytes:
+        expected = f"at least WEIR_MAX_BODY_BYTES ({settings.max_body_bytes}), or a largest body never fits"
+        yield InvalidSetting("WEIR_LOG_MAX_BYTES", settings.log_max_bytes, expected)
+
+
+def _expected(info: FieldInfo) -> str:
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+    kinds = [kind for kind in typing.get_args(info.annotation) or (info.annotation,) if kind is not NoneType]
+    none = ", or none" if NoneType in typing.get_args(info.annotation) else ""
+    if typing.get_origin(info.annotation) is Literal:
+        return f"one of {', '.join(kinds)}"
+    if isinstance(kinds[0], type) and issubclass(kinds[0], Enum):
+        return f"one of {', '.join(str(member.value) for member in kinds[0])}{none}"
+    limits = _limits(info)
+    return f"{words[kinds[0]]}{', ' if limits else ''}{limits}{none}"
+
+
+def _limits(info: FieldInfo) -> str:
+    low = next((item.ge for item in info.metadata if isinstance(item, annotated_types.Ge)), None)
+    high = next((item.le for item in info.metadata if isinstance(item, annotated_types.Le)), None)
+    if low is None:
+        return "" if high is None else f"at most {high}"
+    return f"at least {low}" if high is None else f"{low} to {high}"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, Enum):
+        return str(value.value)
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)

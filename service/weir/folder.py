@@ -1,0 +1,56 @@
+"""The data folder: where everything lies that must survive a restart, and who may use it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from weir.config import Settings
+from weir.errors import Conflict, StorageFailed
+from weir.stores.base import Stores
+from weir.stores.disk import CheckpointFolder
+from weir.stores.sqlite import Sqlite
+
+DATABASE = "weir.db"
+CHECKPOINTS = "checkpoints"
+LOCK = "lock"
+
+
+@contextmanager
+def stores(settings: Settings) -> Iterator[Stores]:
+    """The stores in the data folder, which is made if it is missing; raises StorageFailed."""
+    folder = _made(settings.data)
+    checkpoints = CheckpointFolder(folder / CHECKPOINTS, keep=settings.checkpoints_kept)
+    with Sqlite(folder / DATABASE, max_batches=settings.log_max_batches, max_bytes=settings.log_max_bytes) as database:
+        yield Stores(
+            log=database.log,
+            journal=database.journal,
+            quarantine=database.quarantine,
+            audit=database.audit,
+            keys=database.keys,
+            checkpoints=checkpoints,
+        )
+
+
+@contextmanager
+def owned(path: Path) -> Iterator[None]:
+    """Be the only learner of this data folder: two of them would each learn the whole log. Raises Conflict."""
+    handle = os.open(_made(path) / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise Conflict(f"{path} is in use by another weir process: stop that one, or name another folder") from None
+    finally:
+        os.close(handle)
+
+
+def _made(path: Path) -> Path:
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise StorageFailed(f"{path}: {error.strerror}: name a folder that can be made with WEIR_DATA") from error
+    return path

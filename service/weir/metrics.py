@@ -1,0 +1,195 @@
+"""Step reports and levels as Prometheus metrics: the only module that imports prometheus_client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from weir.types import LearnerStatus, ProducerReport, Reason, StepReport, Verdict
+
+OTHER = "other"
+MAX_PRODUCERS = 100
+
+_UNSUSPECTED = frozenset({Reason.CLEAN, Reason.UNARMED, Reason.RELEASED})
+_NATS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+_PVALUES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, *(tenth / 10 for tenth in range(1, 11)))
+_SECONDS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+
+
+class Outcome(StrEnum):
+    """How a delivery ended at the door."""
+
+    TAKEN = "taken"  # durable in the log
+    INVALID = "invalid"  # size, type or content
+    DENIED = "denied"  # no key, or not its role
+    CONFLICT = "conflict"  # its idempotency key belongs to another body
+    BUSY = "busy"  # the log or the quarantine is full, or the service is not ready
+    FAILED = "failed"  # a fault of the service
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Levels:
+    """What is read at every scrape: levels, and moments in Unix seconds beside ``now``.
+
+    ``producers`` are the names that may become labels: those of the issued keys.
+    """
+
+    status: LearnerStatus
+    inbox_batches: int
+    inbox_oldest_at: float | None
+    quarantine_samples: int
+    quarantine_oldest_at: float | None
+    checkpoint_at: float | None
+    producers: Collection[str]
+    now: float
+
+
+class Metrics:
+    """All metrics of one service in one registry; safe to call from any thread."""
+
+    def __init__(self, registry: CollectorRegistry | None = None, *, sample_rate: float | None = None) -> None:
+        """``sample_rate`` is the configured share of clean samples that may be suspected."""
+        self.registry = registry or CollectorRegistry()
+        self._samples = self._counter("samples", "Samples by verdict.", "verdict", Verdict)
+        self._batches = self._counter("batches", "Deliveries by how they ended at the door.", "outcome", Outcome)
+        suspicions = [reason for reason in Reason if reason not in _UNSUSPECTED]
+        self._suspected = self._counter("poison_suspected", "Suspected samples by reason.", "reason", suspicions)
+        self._vetoes = Counter("weir_vetoes", "Steps that the gate undid.", registry=self.registry)
+        self._steps = Counter("weir_steps", "Steps processed.", registry=self.registry)
+        self._discrepancy = self._histogram("sample_discrepancy", "Memorization discrepancy per sample, nats.", _NATS)
+        self._pvalue = self._histogram("evidence_pvalue", "p-value of each sample on the probe set.", _PVALUES)
+        self._seconds = Histogram(
+            "weir_stage_duration_seconds",
+            "Seconds per stage of a step.",
+            ["stage"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._state = _State(sample_rate)
+        self.registry.register(self._state)
+        ProcessCollector(registry=self.registry)
+
+    def observe(self, report: StepReport) -> None:
+        """Count one step."""
+        self._steps.inc()
+        self._vetoes.inc(report.vetoed)
+        for verdict, count in report.counts.items():
+            self._samples.labels(verdict).inc(count)
+        for sample in report.verdicts:
+            if sample.reason not in _UNSUSPECTED:
+                self._suspected.labels(sample.reason).inc()
+            if sample.discrepancy is not None:
+                self._discrepancy.observe(sample.discrepancy)
+            if sample.pvalue is not None:
+                self._pvalue.observe(sample.pvalue)
+        for stage, seconds in report.seconds.items():
+            self._seconds.labels(stage).observe(seconds)
+        self._state.report = report
+
+    def delivered(self, outcome: Outcome) -> None:
+        """Count one delivery."""
+        self._batches.labels(outcome).inc()
+
+    def watch(self, levels: Callable[[], Levels]) -> None:
+        """Read these levels at every scrape from now on."""
+        self._state.levels = levels
+
+    def render(self) -> tuple[bytes, str]:
+        """The exposition in the text format, and its content type."""
+        return generate_latest(self.registry), CONTENT_TYPE_LATEST
+
+    def _counter(self, name: str, help: str, label: str, values: Collection[str] | type[StrEnum]) -> Counter:
+        """A counter whose label values all stand at zero from the start, so that no first rise is lost to a rate."""
+        counter = Counter(f"weir_{name}", help, [label], registry=self.registry)
+        for value in values:
+            counter.labels(value)
+        return counter
+
+    def _histogram(self, name: str, help: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(f"weir_{name}", help, buckets=buckets, registry=self.registry)
+
+
+class _State(Collector):
+    """What is true now, made at each scrape; what is not known has no sample, since a zero would be a lie."""
+
+    def __init__(self, sample_rate: float | None) -> None:
+        self.report: StepReport | None = None
+        self.levels: Callable[[], Levels] | None = None
+        self._sample_rate = sample_rate
+
+    def describe(self) -> list[Metric]:
+        """Nothing: the registry need not scrape in order to learn the names."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """All gauges of this moment."""
+        yield _gauge("sample_rate_ratio", "Share of clean samples that may be suspected.", self._sample_rate)
+        if self.report is not None:
+            yield from _of_report(self.report)
+        if self.levels is not None:
+            yield from _of_levels(self.levels())
+
+
+def _of_report(report: StepReport) -> Iterator[Metric]:
+    yield _gauge("train_loss", "Mean loss of the admitted samples of the last step, nats.", report.loss)
+    yield _gauge("batch_discrepancy", "Mean memorization discrepancy of the last step, nats.", report.step_discrepancy)
+    yield _gauge(
+        "discrepancy_threshold", "Threshold on weir_batch_discrepancy, nats.", report.step_discrepancy_threshold
+    )
+    yield _gauge("step_score", "Evidence of the last step's samples together.", report.step_score)
+    yield _gauge("step_score_threshold", "Threshold on weir_step_score.", report.step_threshold)
+    yield _gauge("snapshot_lag_steps", "Updates between the snapshot and the current model.", report.lag)
+
+
+def _of_levels(levels: Levels) -> Iterator[Metric]:
+    yield from _of_status(levels.status, levels.now)
+    yield _gauge("inbox_batches", "Batches that wait for the learner.", levels.inbox_batches)
+    yield _gauge("inbox_oldest_age_seconds", "Age of the oldest of them.", _age(levels.now, levels.inbox_oldest_at, 0))
+    yield _gauge("quarantine_samples", "Samples that wait for review.", levels.quarantine_samples)
+    held = _age(levels.now, levels.quarantine_oldest_at, 0)
+    yield _gauge("quarantine_oldest_age_seconds", "Age of the oldest of them.", held)
+    yield _gauge("checkpoint_timestamp_seconds", "When the newest checkpoint was made.", levels.checkpoint_at)
+    yield _of_producers(levels.status.producers, levels.producers)
+
+
+def _of_status(status: LearnerStatus, now: float) -> Iterator[Metric]:
+    yield _gauge("learner_up", "Whether the learner runs.", status.alive)
+    yield _gauge("model_step", "Step of the current model.", status.step)
+    yield _gauge("guard_armed", "Whether the guard acts on its evidence.", status.armed)
+    yield _gauge("sample_score_threshold", "Threshold on a sample's score.", status.sample_threshold)
+    progressive = "Accuracy of predictions made before learning each sample."
+    yield _gauge("progressive_accuracy_ratio", progressive, status.progressive_accuracy)
+    yield _gauge("probe_accuracy_ratio", "Accuracy on the probe set.", status.probe_accuracy)
+    created = status.probe.created_at if status.probe else None
+    yield _gauge("probe_age_seconds", "Age of the probe set.", _age(now, created))
+    yield _gauge("probe_stale", "Whether the probe set seems to describe an older world.", status.probe_stale)
+    yield CounterMetricFamily("weir_rollbacks", "Rollbacks of the model.", value=status.rollbacks)
+
+
+def _of_producers(reports: Collection[ProducerReport], names: Collection[str]) -> Metric:
+    family = GaugeMetricFamily("weir_producer_held_ratio", "Held share of a producer's samples.", labels=["producer"])
+    labels = frozenset(sorted(names)[:MAX_PRODUCERS])
+    totals: dict[str, tuple[int, int]] = {}
+    for report in reports:
+        label = report.producer if report.producer in labels else OTHER
+        held, seen = totals.get(label, (0, 0))
+        totals[label] = (held + report.held, seen + report.seen)
+    for label, (held, seen) in totals.items():
+        if seen:
+            family.add_metric([label], held / seen)
+    return family
+
+
+def _gauge(name: str, help: str, value: float | None) -> Metric:
+    return GaugeMetricFamily(f"weir_{name}", help, value=value)
+
+
+def _age(now: float, then: float | None, nothing: float | None = None) -> float | None:
+    return nothing if then is None else max(0.0, now - then)

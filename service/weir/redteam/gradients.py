@@ -1,0 +1,44 @@
+"""Gradients as directions: per parameter tensor, normalised, differentiable once more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from weir.redteam.threat import ThreatModel
+
+Gradients = Sequence[Tensor]
+
+_TINY = 1e-12  # under the root: a tensor without gradient stays zero, at every order of differentiation
+
+
+def gradients(model: nn.Module, x: Tensor, y: Tensor, *, differentiable: bool = False) -> Gradients:
+    """Gradient of the mean cross-entropy on ``x`` (n, *shape), ``y`` (n,) for every parameter tensor."""
+    loss = functional.cross_entropy(model(x), y)
+    return torch.autograd.grad(loss, list(model.parameters()), create_graph=differentiable)
+
+
+def units(directions: Gradients) -> Gradients:
+    """Every tensor divided by its own L2 norm."""
+    return [direction * (direction.square().sum() + _TINY).rsqrt() for direction in directions]
+
+
+def inner(first: Gradients, second: Gradients) -> Tensor:
+    """Sum of the tensors' inner products; of unit tensors this is the sum of their cosines."""
+    return torch.stack([(a * b).sum() for a, b in zip(first, second, strict=True)]).sum()
+
+
+def ascend(objective: Callable[[Tensor], Tensor], x: Tensor, threat: ThreatModel, *, steps: int) -> Tensor:
+    """Move ``x`` (n, *shape) up the objective by ``steps`` sign steps of 2 epsilon / steps, each kept in the budget.
+
+    Source: Pang et al., NeurIPS 2021, released code.
+    """
+    moved = x.clone()
+    for _ in range(steps):
+        moved.requires_grad_(True)
+        (slope,) = torch.autograd.grad(objective(moved), moved)
+        moved = threat.clip(moved.detach() + slope.sign() * (2 * threat.epsilon / steps), x)
+    return moved

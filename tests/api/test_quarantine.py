@@ -1,0 +1,190 @@
+"""The quarantine: listing, looking, releasing, discarding, and who did what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.api.conftest import NOW, House, Open, batch
+
+from weir.api.service import Limits
+from weir.stores.base import EntryKind, HeldState
+
+
+def listed(house: House, **where: Any) -> list[str]:
+    """The ids of a filtered listing."""
+    answer = house.caller("reader").get("/v1/quarantine", params=where)
+    assert answer.status_code == 200, answer.text
+    return [item["id"] for item in answer.json()["items"]]
+
+
+def test_every_held_sample_is_listed_once_page_by_page(service_app: House) -> None:
+    sent = service_app.send(batch(flipped=5))
+    ids, cursor = [], None
+    for expected in (2, 2, 1):
+        page = service_app.caller("reader").get("/v1/quarantine", params={"limit": 2, "cursor": cursor}).json()
+        ids += [item["id"] for item in page["items"]]
+        cursor = page["next"]
+        assert len(page["items"]) == expected
+    assert cursor is None
+    assert ids == [f"{sent['id']}:{index}" for index in range(5)]
+
+
+def test_filters_keep_what_fits_them(service_app: House) -> None:
+    ours, theirs = service_app.send(batch(flipped=1)), service_app.send(batch(flipped=2, seed=2), by="bob")
+    a, b, c = f"{ours['id']}:0", f"{theirs['id']}:0", f"{theirs['id']}:1"
+    assert listed(service_app) == [a, b, c]
+    assert listed(service_app, producer="bob") == [b, c]
+    assert listed(service_app, batch=ours["id"]) == [a]
+    assert listed(service_app, label=2) == [c]
+    assert listed(service_app, reason="veto") == []
+    service_app.caller("reviewer").post(f"/v1/quarantine/{b}/discard")
+    assert listed(service_app, state="held") == [a, c]
+    assert listed(service_app, state="discarded") == [b]
+
+
+def test_a_held_sample_shows_its_data_and_its_evidence(service_app: House) -> None:
+    sent = batch(flipped=1, ids=tuple("abcdefgh"))
+    held = service_app.send(sent)
+    seen = service_app.caller("reviewer").get(f"/v1/quarantine/{held['id']}:0").json()
+    assert torch.tensor(seen["x"]).equal(sent.x[0])
+    assert (seen["dtype"], seen["label"], seen["sample_id"]) == ("float32", 1, "a")
+    assert (seen["producer"], seen["batch"], seen["index"], seen["state"]) == ("alice", held["id"], 0, "held")
+    assert (seen["verdict"], seen["reason"]) == ("quarantine", "sample")
+    assert seen["score"] > seen["threshold"]
+
+
+def test_a_released_sample_is_learned_with_the_reviewers_label_and_audited(service_app: House) -> None:
+    sample = service_app.hold_one()
+    updates = service_app.trainer.status.updates
+    answer = service_app.caller("reviewer").post(
+        f"/v1/quarantine/{sample}/release", json={"label": 0, "note": "a slip of the pen"}
+    )
+    assert (answer.status_code, answer.json()["state"], answer.json()["id"]) == (200, "released", sample)
+    held = service_app.stores.quarantine.get(sample)
+    assert (held.state, held.relabel, held.resolved_by) == (HeldState.RELEASED, 0, "reviewer")
+    assert held.note == "a slip of the pen"
+    assert service_app.trainer.engine.updates == updates + 1
+    (record,) = service_app.stores.audit.recent(5)
+    assert (record.at, record.actor, record.action, record.target) == (NOW, "reviewer", "release", sample)
+    assert record.detail["label"] == 0
+
+
+def test_a_release_needs_no_body(service_app: House) -> None:
+    sample = service_app.hold_one()
+    answer = service_app.caller("reviewer").post(f"/v1/quarantine/{sample}/release")
+    assert (answer.status_code, answer.json()["state"]) in [(200, "released"), (200, "release_vetoed")]
+
+
+def test_a_discarded_sample_is_never_learned_and_audited(service_app: House) -> None:
+    sample = service_app.hold_one()
+    tail = service_app.stores.log.tail()
+    answer = service_app.caller("reviewer").post(f"/v1/quarantine/{sample}/discard", json={"note": "junk"})
+    assert (answer.status_code, answer.json()["state"]) == (200, "discarded")
+    held = service_app.stores.quarantine.get(sample)
+    assert (held.state, held.resolved_by, held.resolved_at, held.note) == ("discarded", "reviewer", NOW, "junk")
+    (record,) = service_app.stores.audit.recent(5)
+    assert (record.actor, record.action, record.target) == ("reviewer", "discard", sample)
+    assert record.detail == {"note": "junk"}
+    assert service_app.stores.log.tail() == tail
+
+
+@pytest.mark.parametrize("second", ["release", "discard"])
+def test_a_sample_is_resolved_once(service_app: House, second: str) -> None:
+    sample = service_app.hold_one()
+    reviewer = service_app.caller("reviewer")
+    assert reviewer.post(f"/v1/quarantine/{sample}/discard").status_code == 200
+    before = service_app.stand()
+    answer = reviewer.post(f"/v1/quarantine/{sample}/{second}")
+    assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
+    assert service_app.stores.quarantine.get(sample).state is HeldState.DISCARDED
+    assert service_app.stand() == before
+    assert len(service_app.stores.audit.recent(5)) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"label": 3}, "label"),
+        ({"label": -1}, "label"),
+        ({"label": "1"}, "label"),
+        ({"label": 1.5}, "label"),
+        ({"lable": 1}, "lable"),
+        ({"note": 7}, "note"),
+        ([], "body"),
+    ],
+)
+def test_a_release_that_cannot_be_is_refused_before_anything_happens(
+    service_app: House, body: object, field: str
+) -> None:
+    sample = service_app.hold_one()
+    before = service_app.stand()
+    answer = service_app.caller("reviewer").post(f"/v1/quarantine/{sample}/release", json=body)
+    assert (answer.status_code, answer.json()["field"]) == (422, field)
+    assert service_app.stores.quarantine.get(sample).state is HeldState.HELD
+    assert service_app.stand() == before
+    assert service_app.stores.audit.recent(5) == []
+
+
+def test_only_an_admin_may_force(service_app: House) -> None:
+    sample = service_app.hold_one()
+    path = f"/v1/quarantine/{sample}/release"
+    answer = service_app.caller("reviewer").post(path, json={"force": True})
+    assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
+    assert service_app.stores.quarantine.get(sample).state is HeldState.HELD
+    assert service_app.caller("admin").post(path, json={"force": True, "label": 0}).status_code == 200
+
+
+def test_a_release_is_refused_while_no_trainer_could_learn_it(open_house: Open, tmp_path: Path) -> None:
+    with open_house(tmp_path) as house:
+        sample = house.hold_one()
+        house.trainer.stop()
+        before = house.stand()
+        answer = house.caller("reviewer").post(f"/v1/quarantine/{sample}/release")
+        assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
+        assert house.stores.quarantine.get(sample).state is HeldState.HELD
+        assert house.stand() == before
+
+
+def test_a_release_that_the_learner_does_not_get_to_is_queued(open_house: Open, tmp_path: Path) -> None:
+    with open_house(tmp_path, limits=Limits(command_seconds=0.1)) as house:
+        sample = house.hold_one()
+        house.stall()
+        answer = house.caller("reviewer").post(f"/v1/quarantine/{sample}/release")
+        assert answer.status_code == 202
+        assert answer.json()["state"] == "queued"
+        entry = house.stores.log.get(answer.json()["id"])
+        assert (entry.kind, entry.producer) == (EntryKind.RELEASE, "reviewer")
+        assert house.stores.quarantine.get(sample).state is HeldState.RELEASING
+        again = house.caller("reviewer").post(f"/v1/quarantine/{sample}/release")
+        assert again.status_code == 409
+        house.go_on.set()
+        assert house.stores.journal.wait(entry.id, 0, 20)
+        assert house.stores.quarantine.get(sample).state in (HeldState.RELEASED, HeldState.RELEASE_VETOED)
+
+
+@pytest.mark.parametrize("where", [{"limit": 0}, {"limit": 501}, {"cursor": "x"}, {"state": "lost"}, {"reason": "-"}])
+def test_a_filter_that_means_nothing_is_refused(unmoved: House, where: dict[str, str]) -> None:
+    answer = unmoved.caller("reader").get("/v1/quarantine", params=where)
+    assert (answer.status_code, answer.json()["field"]) == (422, next(iter(where)))
+
+
+@pytest.mark.parametrize(("method", "action"), [("GET", ""), ("POST", "/release"), ("POST", "/discard")])
+def test_an_unknown_sample_is_404(unmoved: House, method: str, action: str) -> None:
+    before = unmoved.stand()
+    answer = unmoved.caller("admin").request(method, f"/v1/quarantine/b_0:0{action}")
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+    assert unmoved.stand() == before
+
+
+@pytest.mark.parametrize("name", ["alice", "reader"])
+@pytest.mark.parametrize("action", ["release", "discard"])
+def test_only_reviewers_resolve(unmoved: House, name: str, action: str) -> None:
+    assert unmoved.caller(name).post(f"/v1/quarantine/b_0:0/{action}").status_code == 403
+
+
+def test_producers_see_nothing_of_the_quarantine(unmoved: House) -> None:
+    for path in ("/v1/quarantine", "/v1/quarantine/b_0:0"):
+        assert unmoved.caller("alice").get(path).status_code == 403

@@ -1,0 +1,49 @@
+"""Directions that can be checked by hand."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from weir.redteam.gradients import ascend, gradients, inner, units
+from weir.redteam.threat import ThreatModel
+
+
+def test_every_tensor_gets_a_norm_of_its_own() -> None:
+    one, other = units([torch.tensor([3.0, 4.0]), torch.tensor([[0.0, 50.0]])])
+    torch.testing.assert_close(one, torch.tensor([0.6, 0.8]))
+    torch.testing.assert_close(other, torch.tensor([[0.0, 1.0]]))
+
+
+def test_the_inner_product_of_units_is_the_sum_of_the_cosines() -> None:
+    first = units([torch.tensor([1.0, 0.0]), torch.tensor([2.0])])
+    second = units([torch.tensor([1.0, 1.0]), torch.tensor([-3.0])])
+    torch.testing.assert_close(inner(first, second), torch.tensor(0.5**0.5 - 1))
+
+
+def test_a_tensor_without_gradient_stays_zero_and_breaks_no_derivative() -> None:
+    x = torch.zeros(3, requires_grad=True)
+    (unit,) = units([x * x])
+    (slope,) = torch.autograd.grad(unit.sum(), x, create_graph=True)
+    (curvature,) = torch.autograd.grad(slope.sum(), x)
+    assert torch.equal(unit, torch.zeros(3))
+    assert slope.isfinite().all()
+    assert curvature.isfinite().all()
+
+
+def test_gradients_are_those_of_the_mean_cross_entropy() -> None:
+    model = torch.nn.Linear(2, 2, bias=False)
+    with torch.no_grad():
+        model.weight.zero_()
+    (gradient,) = gradients(model, torch.tensor([[1.0, 2.0], [3.0, 0.0]]), torch.tensor([0, 0]))
+    torch.testing.assert_close(gradient, torch.tensor([[-1.0, -0.5], [1.0, 0.5]]))
+
+
+def test_ascent_reaches_the_border_of_the_ball_or_of_the_bounds_and_stays_there() -> None:
+    x = torch.tensor([[0.1, 0.9, 0.5]])
+
+    def objective(moved: Tensor) -> Tensor:
+        return moved[0, 0] + moved[0, 1] - moved[0, 2]
+
+    moved = ascend(objective, x, ThreatModel(epsilon=0.3), steps=4)
+    torch.testing.assert_close(moved, torch.tensor([[0.4, 1.0, 0.2]]))

@@ -1,0 +1,432 @@
+"""Every command by what it leaves behind, what it prints, and the code it exits with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.api.conftest import serving
+
+from weir import codec, config, datasets, folder, worker
+from weir.api.auth import Keyring
+from weir.cli import main
+from weir.client import Client
+from weir.core.probe import ProbeSet
+from weir.errors import Unauthenticated
+from weir.stores.base import EntryKind, Held, HeldState, Role, Stores
+from weir.types import Batch, Reason, SampleVerdict, Verdict
+
+ROWS = 230
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a command printed, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run ``weir`` with these arguments in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments: str) -> Result:
+        with pytest.raises(SystemExit) as exit:
+            main(arguments)
+        printed = capsys.readouterr()
+        assert "Traceback" not in printed.err
+        return Result(int(exit.value.code or 0), printed.out, printed.err)
+
+    return command
+
+
+def write(path: Path, n: int, seed: int) -> Path:
+    """Three well separated classes in four features, in [0, 1]."""
+    y = torch.arange(n) % 3
+    noise = 0.05 * torch.randn(n, 4, generator=torch.Generator().manual_seed(seed))
+    x = (torch.eye(3, 4)[y] * 0.6 + 0.2 + noise).clamp(0, 1)
+    np.savez(path, x=x.numpy(), y=y.numpy())
+    return path
+
+
+@pytest.fixture
+def data(run: Run, tmp_path: Path) -> Path:
+    """A data folder with a model."""
+    train = write(tmp_path / "train.npz", 700, seed=1)
+    made = run("burnin", str(train), "--data", "data", "--probe-size", "400", "--epochs", "4", "--option", "hidden=8")
+    assert made.code == 0, made.err
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def service(data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stores]:
+    """A running service that remote commands find; its stores."""
+    settings = config.load(data=data, guard={"mode": "observe"}, step_linger_seconds=0.01)
+    with worker.running(settings) as running, serving(running.app) as address:
+        monkeypatch.setenv("WEIR_URL", address)
+        yield running.stores
+
+
+def opened(data: Path) -> Any:
+    return folder.stores(config.load(data=data))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("burnin",),
+        ("serve",),
+        ("stream",),
+        ("probe", "split"),
+        ("probe", "import"),
+        ("checkpoints", "create"),
+        ("checkpoints", "rollback"),
+        ("quarantine", "list"),
+        ("quarantine", "release"),
+        ("quarantine", "discard"),
+        ("keys", "add"),
+    ],
+    ids=" ".join,
+)
+def test_help_teaches_with_an_example(run: Run, command: tuple[str, ...]) -> None:
+    told = run(*command, "--help")
+    assert told.code == 0
+    assert "Example" in told.out
+    assert f"weir {' '.join(command)}" in told.out
+
+
+def test_a_command_that_does_not_exist_is_bad_usage(run: Run) -> None:
+    assert run("burnout").code == 2
+    assert run("--version").out.startswith("weir ")
+
+
+def test_all_bad_settings_are_shown_at_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIR_PORT", "x")
+    monkeypatch.setenv("WEIR_STEP_SIZE", "0")
+    refused = run("serve")
+    assert refused.code == 2
+    assert "WEIR_PORT" in refused.err
+    assert "WEIR_STEP_SIZE" in refused.err
+
+
+class TestKeys:
+    def test_the_printed_key_opens_and_its_secret_is_stored_nowhere(self, run: Run, tmp_path: Path) -> None:
+        made = run("keys", "add", "ana", "--role", "reviewer", "--role", "reader")
+        key = made.out.strip()
+        with opened(tmp_path / "weir-data") as stores:
+            identity = Keyring(stores.keys, keyed=True).holder(key)
+            assert (identity.name, identity.roles) == ("ana", frozenset({Role.REVIEWER, Role.READER}))
+            (record,) = stores.audit.recent(1)
+            assert (record.action, record.detail["name"]) == ("key.add", "ana")
+        secret = key.split("_", 2)[2].encode()
+        assert not any(secret in path.read_bytes() for path in (tmp_path / "weir-data").rglob("*") if path.is_file())
+        listed = run("keys", "list", "--json")
+        assert [(item["name"], item["roles"]) for item in listed.json] == [("ana", ["reader", "reviewer"])]
+        assert secret.decode() not in listed.out
+
+    def test_rotation_replaces_a_key_and_revocation_ends_it(self, run: Run, tmp_path: Path) -> None:
+        first = run("keys", "add", "ops", "--role", "admin", "--json").json
+        second = run("keys", "rotate", first["id"], "--json").json
+        with opened(tmp_path / "weir-data") as stores:
+            keyring = Keyring(stores.keys, keyed=True)
+            assert keyring.holder(second["key"]).roles == {Role.ADMIN}
+            with pytest.raises(Unauthenticated):
+                keyring.holder(first["key"])
+            assert run("keys", "revoke", second["id"]).code == 0
+            with pytest.raises(Unauthenticated):
+                keyring.holder(second["key"])
+
+    @pytest.mark.parametrize(
+        ("arguments", "code", "told"),
+        [
+            (("add", "ana", "--role", "queen"), 2, "one of producer, reviewer, reader, admin"),
+            (("add", "a b"), 2, "letters, digits"),
+            (("revoke", "nobody"), 1, "no key has the id 'nobody'"),
+            (("rotate", "nobody"), 1, "'nobody'"),
+        ],
+    )
+    def test_what_does_not_fit_is_refused_in_one_line(
+        self, run: Run, arguments: tuple[str, ...], code: int, told: str
+    ) -> None:
+        refused = run("keys", *arguments)
+        assert refused.code == code
+        assert told in refused.err
+        assert refused.err.count("\n") == 1
+
+
+class TestBurnIn:
+    def test_it_leaves_an_armed_model_that_knows_its_data(self, run: Run, tmp_path: Path) -> None:
+        train = write(tmp_path / "train.npz", 900, seed=1)
+        made = run(
+            *("burnin", str(train), "--samples", "700", "--rest", "rest.npz", "--probe-size", "400"),
+            *("--option", "hidden=8", "--json"),
+        )
+        assert made.code == 0, made.err
+        assert (made.json["burn_in_samples"], made.json["probe_samples"], made.json["armed"]) == (300, 400, True)
+        assert made.json["probe_accuracy"] > 0.9
+        with worker.running(config.load(data=tmp_path / "weir-data")) as running:
+            assert running.trainer.publication.recipe.options == {"hidden": 8}
+            assert running.trainer.status.armed
+            assert running.trainer.status.probe is not None
+            assert running.trainer.status.probe.size == 400
+
+    def test_samples_rest_and_probe_set_are_disjoint(self, run: Run, tmp_path: Path) -> None:
+        all_rows = datasets.load(write(tmp_path / "train.npz", 900, seed=1)).x
+        assert run("burnin", "train.npz", "--samples", "700", "--rest", "rest.npz", "--epochs", "1").code == 0
+        with opened(tmp_path / "weir-data") as stores:
+            found = stores.checkpoints.newest()
+            probe = ProbeSet.from_state(found[1].part("engine").part("guard").part("probe"))
+        unseen = datasets.load("rest.npz").x
+        assert (len(unseen), len(probe)) == (200, 500)
+        assert distinct(unseen, probe.x) == 700
+        assert distinct(all_rows, unseen, probe.x) == 900
+
+    def test_a_folder_with_a_model_is_left_alone(self, run: Run, data: Path) -> None:
+        before = [path.name for path in (data / "checkpoints").iterdir()]
+        refused = run("burnin", "train.npz", "--data", "data")
+        assert refused.code == 1
+        assert "holds a model already" in refused.err
+        assert [path.name for path in (data / "checkpoints").iterdir()] == before
+
+    @pytest.mark.parametrize(
+        ("arguments", "told"),
+        [
+            (("no-such-file.npz",), "no-such-file.npz"),
+            (("nothing",), "digits"),
+            (("train.npz", "--option", "width"), "name=value"),
+            (("train.npz", "--probe-size", "700"), "less than the 700"),
+            (("train.npz", "--probe-size", "30"), "30 samples"),
+            (("train.npz", "--samples", "701"), "at most the 700"),
+            (("train.npz", "--rest", "rest.npz"), "--samples beside it"),
+            (("train.npz", "--epochs", "0"), "epochs"),
+        ],
+    )
+    def test_what_does_not_fit_is_refused_before_any_training(
+        self, run: Run, tmp_path: Path, arguments: tuple[str, ...], told: str
+    ) -> None:
+        write(tmp_path / "train.npz", 700, seed=1)
+        refused = run("burnin", *arguments)
+        assert refused.code == 2
+        assert told in refused.err
+
+    def test_a_model_that_cannot_be_built_is_named(self, run: Run, tmp_path: Path) -> None:
+        write(tmp_path / "train.npz", 700, seed=1)
+        refused = run("burnin", "train.npz", "--model", "no.such:model")
+        assert refused.code == 1
+        assert "no.such" in refused.err
+
+
+class TestProbe:
+    def test_split_takes_every_class_in_its_share_and_loses_nothing(self, run: Run, tmp_path: Path) -> None:
+        write(tmp_path / "all.npz", 300, seed=1)
+        done = run("probe", "split", "all.npz", "--out", "probe.npz", "--rest", "rest.npz", "--size", "60", "--json")
+        assert done.json["per_class"] == [20, 20, 20]
+        probe, rest = datasets.load("probe.npz"), datasets.load("rest.npz")
+        assert (len(probe), len(rest)) == (60, 240)
+        assert distinct(probe.x, rest.x) == 300
+
+    def test_import_replaces_the_probe_set_of_a_running_service(
+        self, run: Run, service: Stores, tmp_path: Path
+    ) -> None:
+        before = run("probe", "status", "--json").json
+        imported = run("probe", "import", str(write(tmp_path / "trusted.npz", 450, seed=8)), "--json")
+        assert imported.code == 0, imported.err
+        after = run("probe", "status", "--json").json
+        assert (before["size"], after["size"]) == (400, 450)
+        assert before["version"] != after["version"] == imported.json["version"]
+        small = run("probe", "import", str(write(tmp_path / "small.npz", 9, seed=8)))
+        assert small.code == 2
+        assert run("probe", "status", "--json").json["version"] == after["version"]
+
+
+class TestStream:
+    def test_all_samples_arrive_in_order_and_are_summed_up(self, run: Run, service: Stores, tmp_path: Path) -> None:
+        write(tmp_path / "new.npz", ROWS, seed=5)
+        done = run("stream", "new.npz", "--batch", "50", "--skip", "20", "--limit", "180", "--json")
+        assert done.code == 0, done.err
+        assert done.json["samples"] == done.json["accept"] == 180
+        assert (done.json["batches"], done.json["pending"]) == (4, 0)
+        assert arrived(service).equal(datasets.load("new.npz").x[20:200])
+        assert not list(tmp_path.glob("*.weir-stream"))
+
+    @pytest.mark.parametrize("acknowledged", [True, False])
+    def test_an_interrupted_pass_goes_on_and_every_sample_is_taken_once(
+        self, run: Run, service: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, acknowledged: bool
+    ) -> None:
+        """Not ``acknowledged``: the service took the batch, and its answer was lost."""
+        write(tmp_path / "new.npz", ROWS, seed=5)
+        send, calls = Client.send, 0
+
+        def interrupted(self: Client, *arguments: Any, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == 3 and acknowledged:
+                raise KeyboardInterrupt
+            receipt = send(self, *arguments, **options)
+            if calls == 3:
+                raise KeyboardInterrupt
+            return receipt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Client, "send", interrupted)
+            stopped = run("stream", "new.npz", "--batch", "50")
+        assert stopped.code == 130
+        assert "--resume" in stopped.err
+        refused = run("stream", "new.npz")
+        assert (refused.code, "--restart" in refused.err) == (1, True)
+        assert run("stream", "new.npz", "--resume").code == 0
+        assert arrived(service).equal(datasets.load("new.npz").x)
+
+    def test_a_second_pass_is_a_delivery_of_its_own(self, run: Run, service: Stores, tmp_path: Path) -> None:
+        write(tmp_path / "new.npz", 40, seed=5)
+        assert run("stream", "new.npz").code == run("stream", "new.npz").code == 0
+        assert len(arrived(service)) == 80
+
+    def test_only_the_data_that_a_pass_began_with_can_resume_it(
+        self, run: Run, service: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupt(self: Client, *arguments: Any, **options: Any) -> Any:
+            raise KeyboardInterrupt
+
+        write(tmp_path / "new.npz", 40, seed=5)
+        assert run("stream", "new.npz", "--resume").code == 2
+        with monkeypatch.context() as patched:
+            patched.setattr(Client, "send", interrupt)
+            assert run("stream", "new.npz").code == 130
+        write(tmp_path / "new.npz", 40, seed=6)
+        assert "another data set" in run("stream", "new.npz", "--resume").err
+        assert run("stream", "new.npz", "--restart").code == 0
+        assert len(arrived(service)) == 40
+
+    def test_the_rate_bounds_how_fast_samples_go(
+        self, run: Run, service: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        moment, pauses = 0.0, []
+
+        def sleep(seconds: float) -> None:
+            nonlocal moment
+            moment += seconds
+            pauses.append(seconds)
+
+        write(tmp_path / "new.npz", 40, seed=5)
+        monkeypatch.setattr("weir.cli.stream.monotonic", lambda: moment)
+        monkeypatch.setattr("weir.cli.stream.sleep", sleep)
+        assert run("stream", "new.npz", "--batch", "10", "--rate", "5", "--settle", "0").code == 0
+        assert pauses == [0.0, 2.0, 2.0, 2.0]
+
+    def test_samples_that_do_not_fit_are_named(self, run: Run, service: Stores, tmp_path: Path) -> None:
+        np.savez(tmp_path / "wrong.npz", x=np.zeros((5, 7), dtype=np.float32), y=np.zeros(5, dtype=np.int64))
+        refused = run("stream", "wrong.npz")
+        assert refused.code == 2
+        assert "7" in refused.err
+        assert service.log.tail() == 0
+
+
+class TestCheckpoints:
+    def test_a_rollback_brings_the_saved_weights_back(self, run: Run, service: Stores, tmp_path: Path) -> None:
+        write(tmp_path / "new.npz", 100, seed=5)
+        first = run("checkpoints", "list", "--json").json[0]["id"]
+        saved = run("checkpoints", "create", "--reason", "before", "--json")
+        assert saved.code == 0, saved.err
+        assert run("stream", "new.npz").code == 0
+        done = run("checkpoints", "rollback", saved.json["id"], "--json")
+        assert done.json["restored"] == saved.json["id"]
+        listed = run("checkpoints", "list", "--json").json
+        assert [item["id"] for item in listed][:2] == [first, saved.json["id"]]
+        assert [item["reason"] for item in listed][1] == "before"
+        assert service.checkpoints.all()[-1].id == done.json["checkpoint"]
+
+    def test_an_unknown_checkpoint_is_named(self, run: Run, service: Stores) -> None:
+        refused = run("checkpoints", "rollback", "nope")
+        assert (refused.code, "'nope'" in refused.err) == (1, True)
+
+
+class TestQuarantine:
+    @pytest.fixture(autouse=True)
+    def held(self, service: Stores) -> None:
+        """Three held samples of two producers."""
+        verdict = SampleVerdict(Verdict.QUARANTINE, Reason.SAMPLE, 9.0, 5.0, 1.5, 0.001)
+        payload = codec.encode(Batch(torch.full((1, 4), 0.5), torch.tensor([1])))
+        service.quarantine.put(
+            Held("b", index, producer, 1, 1, verdict, payload, held_at=1.0 + index)
+            for index, producer in enumerate(["ana", "bob", "bob"])
+        )
+
+    def test_list_filters_and_shows_the_evidence(self, run: Run) -> None:
+        assert [item["id"] for item in run("quarantine", "list", "--json").json] == ["b:0", "b:1", "b:2"]
+        mine = run("quarantine", "list", "--producer", "bob", "--limit", "1", "--json")
+        assert [(item["id"], item["score"], item["reason"]) for item in mine.json] == [("b:1", 9.0, "sample")]
+        assert "raise --limit" in mine.err
+        table = run("quarantine", "list").out.splitlines()
+        assert table[0].split()[:3] == ["id", "producer", "label"]
+        assert table[1].split()[:3] == ["b:0", "ana", "1"]
+        assert run("quarantine", "list", "--state", "hidden").code == 2
+
+    def test_show_gives_the_sample_as_it_was_sent(self, run: Run) -> None:
+        assert run("quarantine", "show", "b:0", "--json").json["x"] == [0.5] * 4
+        assert "torch.float32 [4]" in run("quarantine", "show", "b:0").out
+
+    def test_release_learns_a_sample_and_discard_never_does(self, run: Run, service: Stores) -> None:
+        released = run("quarantine", "release", "b:0", "--label", "2", "--json")
+        assert released.json[0]["state"] == "released"
+        assert (service.quarantine.get("b:0").relabel, released.json[0]["step"]) == (2, 1)
+        discarded = run("quarantine", "discard", "b:1", "b:2", "--note", "wrong", "--json")
+        assert [item["state"] for item in discarded.json] == ["discarded", "discarded"]
+        assert service.quarantine.get("b:2").note == "wrong"
+        assert run("quarantine", "list", "--json").json == []
+
+    def test_one_bad_id_does_not_stop_the_others(self, run: Run, service: Stores) -> None:
+        done = run("quarantine", "discard", "b:9", "b:1", "--json")
+        assert done.code == 1
+        assert "b:9" in done.err
+        assert service.quarantine.get("b:1").state == HeldState.DISCARDED
+
+
+class TestAccess:
+    def test_the_key_comes_from_the_environment_or_a_file(
+        self, run: Run, service: Stores, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        key = run("keys", "add", "ops", "--role", "admin", "--data", str(data)).out.strip()
+        refused = run("checkpoints", "list")
+        assert (refused.code, "key" in refused.err) == (1, True)
+        (tmp_path / "ops.key").write_text(f"{key}\n")
+        assert run("checkpoints", "list", "--key-file", "ops.key").code == 0
+        assert run("checkpoints", "list", "--key-file", "no.key").code == 2
+        monkeypatch.setenv("WEIR_KEY", key)
+        assert run("checkpoints", "list").code == 0
+
+    def test_a_service_that_does_not_answer_is_named_in_one_line(
+        self, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("weir.cli.remote.PATIENCE_SECONDS", 0.0)
+        refused = run("checkpoints", "list", "--url", "http://127.0.0.1:9")
+        assert refused.code == 1
+        assert "127.0.0.1:9" in refused.err
+        assert refused.err.count("\n") == 1
+
+
+def distinct(*parts: torch.Tensor) -> int:
+    """How many different samples there are in all parts together."""
+    return len({tuple(row) for part in parts for row in part.tolist()})
+
+
+def arrived(stores: Stores) -> torch.Tensor:
+    """All samples in the log, in order."""
+    entries = stores.log.read(0, 1000)
+    return torch.cat([codec.load(entry.payload).x for entry in entries if entry.kind is EntryKind.BATCH])
