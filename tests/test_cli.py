@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -340,13 +341,19 @@ class TestStream:
 
 class TestCheckpoints:
     def test_a_rollback_brings_the_saved_weights_back(self, run: Run, service: Stores, tmp_path: Path) -> None:
+        def weights() -> dict[str, torch.Tensor]:
+            with Client(os.environ["WEIR_URL"]) as client:
+                return client.weights()[0]
+
         write(tmp_path / "new.npz", 100, seed=5)
-        first = run("checkpoints", "list", "--json").json[0]["id"]
+        first, before = run("checkpoints", "list", "--json").json[0]["id"], weights()
         saved = run("checkpoints", "create", "--reason", "before", "--json")
         assert saved.code == 0, saved.err
         assert run("stream", "new.npz").code == 0
+        assert not all(before[name].equal(now) for name, now in weights().items())
         done = run("checkpoints", "rollback", saved.json["id"], "--json")
         assert done.json["restored"] == saved.json["id"]
+        assert all(before[name].equal(now) for name, now in weights().items())
         listed = run("checkpoints", "list", "--json").json
         assert [item["id"] for item in listed][:2] == [first, saved.json["id"]]
         assert [item["reason"] for item in listed][1] == "before"

@@ -347,6 +347,15 @@ def test_encoding_is_deterministic_and_takes_shared_memory() -> None:
     assert torch.equal(codec.decode_tensors(first)[0]["b"], weight.t())
 
 
+def test_every_tensor_is_aligned_for_readers_that_map_the_file() -> None:
+    tensors = {"a": torch.ones(3, dtype=torch.uint8), "b": torch.ones(3), "c": torch.ones(1, dtype=torch.int64)}
+    payload = codec.encode_tensors(tensors, {"odd": "length"})
+    (length,) = struct.unpack_from("<Q", payload)
+    header = json.loads(payload[8 : 8 + length])
+    for name, tensor in tensors.items():
+        assert (8 + length + header[name]["data_offsets"][0]) % tensor.itemsize == 0
+
+
 @pytest.mark.parametrize(
     ("dtype", "shape", "code"), [("F8_E8M0", [0], "wrong_dtype"), ("F32", [0, 2**63], "wrong_shape")]
 )

@@ -177,6 +177,12 @@ def test_batches_decode_no_further_than_asked(tmp_path: Path) -> None:
     assert caught.value.field == "img[2]"
 
 
+def test_rows_are_counted_without_reading_them(tmp_path: Path) -> None:
+    broken = images(b"broken", b"broken", b"broken")
+    assert datasets.rows(write(tmp_path / "a.parquet", img=broken, label=[0, 1, 0])) == 3
+    assert datasets.rows("digits") == 1797
+
+
 def test_batches_of_a_bundled_set() -> None:
     assert [len(part) for part in datasets.batches("digits", 40, limit=100)] == [40, 40, 20]
 

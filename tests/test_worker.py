@@ -36,7 +36,7 @@ def engine() -> Engine:
     x, y = samples(200, seed=1)
     recipe = Recipe("mlp", InputSpec((3,), 2), {"hidden": 4})
     made = burn_in(recipe, EngineConfig(), x, y, plan=BurnIn(epochs=2))
-    made.set_probe(*samples(320, seed=2), created_at=1.0, source="test")
+    made.set_probe(*samples(500, seed=2), created_at=1.0, source="test")
     return made
 
 

@@ -128,7 +128,7 @@ def load(source: Path | str, limit: int | None = None) -> Dataset:
 
 
 def rows(source: Path | str) -> int:
-    """How many samples ``load`` gives without a limit; of a Parquet file only the footer is read. Raises InvalidInput."""
+    """How many samples ``load`` gives without a limit; reads only the footer of a Parquet file. Raises InvalidInput."""
     if str(source) not in _BUNDLED and Path(source).suffix == ".parquet":
         return int(_parquet_file(source).metadata.num_rows)
     return len(load(source))
@@ -171,8 +171,7 @@ def _shares(members: list[int], size: int, minimum: int) -> list[int]:
     takes = [minimum] * len(members)
     wanted = [size * count / sum(members) for count in members]
     for _ in range(size - sum(takes)):
-        open_classes = [at for at, count in enumerate(members) if takes[at] < count]
-        takes[max(open_classes, key=lambda at: wanted[at] - takes[at])] += 1
+        takes[max(range(len(takes)), key=lambda at: wanted[at] - takes[at])] += 1
     return takes
 
 

@@ -42,19 +42,25 @@ class Reason(StrEnum):
     RELEASED = "released"  # a reviewer let it through
 
 
+Bound = float | tuple[float, ...] | None
+
+
 @dataclass(frozen=True, slots=True)
 class InputSpec:
     """Shape and range of one sample's ``x`` and the number of classes of ``y``.
 
-    ``low`` and ``high`` bound every value (``None``: unbounded); ``categorical`` lists flat feature
-    indices that correction must never move.
+    ``low`` and ``high`` bound every value, or each flat feature (``None``: unbounded); ``center`` and ``scale``, one
+    number per flat feature, standardise x before the model sees it; ``categorical`` lists the flat features that
+    correction must never move.
     """
 
     shape: tuple[int, ...]
     classes: int
-    low: float | None = None
-    high: float | None = None
+    low: Bound = None
+    high: Bound = None
     categorical: tuple[int, ...] = ()
+    center: tuple[float, ...] | None = None
+    scale: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +78,7 @@ class Recipe:
     @staticmethod
     def from_values(values: Mapping[str, Any]) -> Recipe:
         """The recipe that ``to_values()`` described, also after a trip through JSON."""
-        inputs = dict(values["inputs"])
-        inputs |= {name: tuple(inputs[name]) for name in ("shape", "categorical")}
+        inputs: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values["inputs"].items()}
         return Recipe(values["model"], InputSpec(**inputs), dict(values["options"]))
 
 
@@ -111,7 +116,6 @@ class Step:
     producers: Sequence[str]
     released: bool = False  # let through by a reviewer: no verdicts, still finite checks and gate
     forced: bool = False  # let through by an admin: not even the gate
-    forced: bool = False  # by an admin, whatever the gate would say
 
     def __len__(self) -> int:
         return len(self.y)
@@ -134,7 +138,7 @@ class SampleVerdict:
 
 @dataclass(frozen=True, slots=True)
 class GateReport:
-    """The paired test of one tentative step on the probe set's gate part: mean change of loss (nats), statistic, bound."""
+    """The gate's paired test of one tentative step: mean change of the loss (nats), statistic and its bound."""
 
     harm: float
     statistic: float
@@ -181,7 +185,7 @@ class StepReport:
 
 @dataclass(frozen=True, slots=True)
 class ProbeInfo:
-    """The probe set in words: never its samples. ``version`` is the head of its SHA-256; ``created_at`` is Unix seconds."""
+    """The probe set in words, never its samples: ``version`` heads its SHA-256, ``created_at`` is Unix seconds."""
 
     version: str
     size: int

@@ -54,10 +54,10 @@ def samples(n: int, *, seed: int, noise: float = 0.05) -> tuple[Tensor, Tensor]:
     return x.clamp(0, 1).reshape(n, *INPUTS.shape), y
 
 
-def batch(n: int = STEP_SIZE, *, seed: int = 1, flipped: int = 0, ids: tuple[str, ...] | None = None) -> Batch:
-    """A batch of which the first ``flipped`` samples carry a wrong label: the guard suspects those and no others."""
+def batch(n: int = STEP_SIZE, *, seed: int = 1, strange: int = 0, ids: tuple[str, ...] | None = None) -> Batch:
+    """A batch whose first ``strange`` samples are like nothing else: the guard suspects those and no others."""
     x, y = samples(n, seed=seed, noise=0.01)
-    y[:flipped] = (y[:flipped] + 1) % INPUTS.classes
+    x[:strange] = 1.0
     return Batch(x, y, ids)
 
 
@@ -120,17 +120,17 @@ class House:
             timeout=30,
         )
 
-    def send(self, sent: Batch, *, by: str = "alice", wait: float = 20.0, **headers: str) -> dict[str, Any]:
+    def send(self, sent: Batch, *, by: str = "alice", **headers: str) -> dict[str, Any]:
         """Deliver a batch and wait until it is decided."""
         headers["Content-Type"] = SAFETENSORS
-        answer = self.caller(by).post("/v1/batches", params={"wait": wait}, content=encode(sent), headers=headers)
+        answer = self.caller(by).post("/v1/batches?wait=20", content=encode(sent), headers=headers)
         assert answer.status_code == 200, answer.text
         body: dict[str, Any] = answer.json()
         return body
 
     def hold_one(self) -> str:
         """The id of a sample that the guard holds."""
-        self.send(batch(flipped=1))
+        self.send(batch(strange=1))
         items = self.caller("reader").get("/v1/quarantine").json()["items"]
         return str(items[0]["id"])
 
@@ -166,7 +166,7 @@ Open = Callable[..., AbstractContextManager[House]]
 def trained() -> Engine:
     """A model after burn-in, with a probe set: the guard is armed."""
     engine = burn_in(RECIPE, CONFIG, *samples(150, seed=10), plan=BurnIn(epochs=8, batch=10))
-    engine.set_probe(*samples(150, seed=11), created_at=NOW - 60, source="tests")
+    engine.set_probe(*samples(400, seed=11), created_at=NOW - 60, source="tests")
     assert engine.unarmed_because is None
     return engine
 

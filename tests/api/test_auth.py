@@ -89,7 +89,8 @@ def test_every_wrong_key_hears_the_same(unmoved: House) -> None:
         f"weir_0123456789ab_{alice.split('_', 2)[2]}",
     ]
     answers = [unmoved.caller(Authorization=f"Bearer {key}").get("/v1/batches/b_0") for key in wrong[1:]]
-    answers.append(unmoved.caller(Authorization=f"Bearer {alice[:20]}é").get("/v1/batches/b_0"))
+    odd = {b"Authorization": f"Bearer {alice[:20]}é".encode("latin-1")}
+    answers.append(unmoved.caller().get("/v1/batches/b_0", headers=odd))
     assert {answer.status_code for answer in answers} == {401}
     assert len({answer.json()["detail"] for answer in answers}) == 1
     assert answers[0].headers["WWW-Authenticate"].startswith("Bearer")
@@ -176,21 +177,26 @@ def test_from_the_first_key_on_every_request_needs_one(open_house: Open, tmp_pat
         assert house.caller().get("/v1/mode").status_code == 401
 
 
+def method(route: APIRoute) -> str:
+    """The one method of a route."""
+    (name,) = route.methods or ()
+    return name
+
+
 ROUTES = [route for resource in RESOURCES for route in resource.router.routes if isinstance(route, APIRoute)]
 
 
-@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{min(route.methods)} {route.path}")
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{method(route)} {route.path}")
 def test_every_route_is_guarded_and_its_documentation_names_the_roles(route: APIRoute, unmoved: House) -> None:
     guards = [part.call for part in route.dependant.dependencies if isinstance(part.call, Allow)]
     assert len(guards) == (route.path not in OPEN)
     schema = unmoved.caller().get("/openapi.json").json()["paths"][route.path]
-    for method in route.methods:
-        description = schema[method.lower()]["description"]
-        assert all(f"Needs the role {guard}." in description for guard in guards)
+    description = schema[method(route).lower()]["description"]
+    assert all(f"Needs the role {guard}." in description for guard in guards)
 
 
-@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{min(route.methods)} {route.path}")
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{method(route)} {route.path}")
 def test_every_guarded_route_refuses_a_caller_without_a_key(route: APIRoute, unmoved: House) -> None:
     if route.path not in OPEN:
         path = route.path.replace("{id}", "b_0:0")
-        assert unmoved.caller().request(min(route.methods), path).status_code == 401
+        assert unmoved.caller().request(method(route), path).status_code == 401

@@ -46,7 +46,7 @@ def test_json_gives_the_log_the_same_batch_as_safetensors(service_app: House) ->
 
 def test_waiting_gives_readers_the_verdict_on_every_sample(service_app: House) -> None:
     ids = tuple("abcdefgh")
-    decided = service_app.send(batch(flipped=1, ids=ids), by="admin")
+    decided = service_app.send(batch(strange=1, ids=ids), by="admin")
     assert decided["state"] == "partial"
     assert decided["counts"] == {"accept": STEP_SIZE - 1, "correct": 0, "quarantine": 1, "pending": 0}
     assert [verdict["id"] for verdict in decided["verdicts"]] == list(ids)
@@ -58,7 +58,7 @@ def test_waiting_gives_readers_the_verdict_on_every_sample(service_app: House) -
 
 
 def test_a_producer_learns_state_and_counts_and_nothing_of_the_evidence(service_app: House) -> None:
-    decided = service_app.send(batch(flipped=1), by="alice")
+    decided = service_app.send(batch(strange=1), by="alice")
     assert decided["counts"]["quarantine"] == 1
     assert decided["verdicts"] is None
     assert decided["step"] is None
@@ -99,7 +99,7 @@ def test_a_rolled_back_batch_says_so(service_app: House) -> None:
 
 
 def test_a_batch_that_is_held_as_a_whole_is_held(service_app: House) -> None:
-    assert service_app.send(batch(flipped=STEP_SIZE))["state"] == "held"
+    assert service_app.send(batch(strange=STEP_SIZE))["state"] == "held"
 
 
 def test_deliveries_are_counted_by_how_they_ended(service_app: House) -> None:

@@ -17,7 +17,7 @@ def test_in_observe_mode_nothing_is_held(service_app: House) -> None:
     answer = service_app.caller("admin").put("/v1/mode", json={"mode": "observe"})
     assert answer.status_code == 200
     assert (answer.json()["mode"], answer.json()["armed"]) == ("observe", False)
-    assert service_app.send(batch(flipped=4))["state"] == "learned"
+    assert service_app.send(batch(strange=4))["state"] == "learned"
     (record,) = service_app.stores.audit.recent(5)
     assert (record.actor, record.action, record.target) == ("admin", "mode", "observe")
 

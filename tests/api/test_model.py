@@ -12,7 +12,6 @@ from weir.types import Recipe
 
 def test_the_model_tells_where_it_stands(service_app: House) -> None:
     service_app.send(batch())
-    service_app.caller("admin").post("/v1/checkpoints")  # done after the step is published
     seen = service_app.caller("reader").get("/v1/model").json()
     status = service_app.trainer.status
     assert seen["updates"] == status.updates == 1

@@ -25,7 +25,7 @@ def sent(n: int = 150, *, classes: int = 3, shape: tuple[int, ...] = (2, 2)) -> 
 
 def test_the_probe_set_is_told_in_words(service_app: House) -> None:
     seen = service_app.caller("reader").get("/v1/probe").json()
-    assert (seen["size"], seen["per_class"], seen["source"]) == (150, [50, 50, 50], "tests")
+    assert (seen["size"], seen["per_class"], seen["source"]) == (400, [134, 133, 133], "tests")
     assert (seen["created_at"], seen["age_seconds"], seen["stale"]) == (NOW - 60, 60, False)
 
 

@@ -7,8 +7,7 @@ from tests.api.conftest import STEP_SIZE, House, batch
 
 def test_every_producers_record_is_told_by_the_name_of_its_key(service_app: House) -> None:
     service_app.send(batch(), by="alice")
-    service_app.send(batch(flipped=2, seed=2), by="bob")
-    service_app.caller("admin").post("/v1/checkpoints")  # done after the step is published
+    service_app.send(batch(strange=2, seed=2), by="bob")
     items = service_app.caller("reviewer").get("/v1/producers").json()["items"]
     seen = {item["producer"]: (item["seen"], item["held"], item["corrected"]) for item in items}
     assert seen == {"alice": (STEP_SIZE, 0, 0), "bob": (STEP_SIZE, 2, 0)}

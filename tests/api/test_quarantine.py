@@ -21,7 +21,7 @@ def listed(house: House, **where: Any) -> list[str]:
 
 
 def test_every_held_sample_is_listed_once_page_by_page(service_app: House) -> None:
-    sent = service_app.send(batch(flipped=5))
+    sent = service_app.send(batch(strange=5))
     ids, cursor = [], None
     for expected in (2, 2, 1):
         page = service_app.caller("reader").get("/v1/quarantine", params={"limit": 2, "cursor": cursor}).json()
@@ -33,12 +33,12 @@ def test_every_held_sample_is_listed_once_page_by_page(service_app: House) -> No
 
 
 def test_filters_keep_what_fits_them(service_app: House) -> None:
-    ours, theirs = service_app.send(batch(flipped=1)), service_app.send(batch(flipped=2, seed=2), by="bob")
+    ours, theirs = service_app.send(batch(strange=1)), service_app.send(batch(strange=2, seed=2), by="bob")
     a, b, c = f"{ours['id']}:0", f"{theirs['id']}:0", f"{theirs['id']}:1"
     assert listed(service_app) == [a, b, c]
     assert listed(service_app, producer="bob") == [b, c]
     assert listed(service_app, batch=ours["id"]) == [a]
-    assert listed(service_app, label=2) == [c]
+    assert listed(service_app, label=1) == [c]
     assert listed(service_app, reason="veto") == []
     service_app.caller("reviewer").post(f"/v1/quarantine/{b}/discard")
     assert listed(service_app, state="held") == [a, c]
@@ -46,11 +46,11 @@ def test_filters_keep_what_fits_them(service_app: House) -> None:
 
 
 def test_a_held_sample_shows_its_data_and_its_evidence(service_app: House) -> None:
-    sent = batch(flipped=1, ids=tuple("abcdefgh"))
+    sent = batch(strange=1, ids=tuple("abcdefgh"))
     held = service_app.send(sent)
     seen = service_app.caller("reviewer").get(f"/v1/quarantine/{held['id']}:0").json()
     assert torch.tensor(seen["x"]).equal(sent.x[0])
-    assert (seen["dtype"], seen["label"], seen["sample_id"]) == ("float32", 1, "a")
+    assert (seen["dtype"], seen["label"], seen["sample_id"]) == ("float32", 0, "a")
     assert (seen["producer"], seen["batch"], seen["index"], seen["state"]) == ("alice", held["id"], 0, "held")
     assert (seen["verdict"], seen["reason"]) == ("quarantine", "sample")
     assert seen["score"] > seen["threshold"]
@@ -60,16 +60,16 @@ def test_a_released_sample_is_learned_with_the_reviewers_label_and_audited(servi
     sample = service_app.hold_one()
     updates = service_app.trainer.status.updates
     answer = service_app.caller("reviewer").post(
-        f"/v1/quarantine/{sample}/release", json={"label": 0, "note": "a slip of the pen"}
+        f"/v1/quarantine/{sample}/release", json={"label": 1, "note": "a slip of the pen"}
     )
     assert (answer.status_code, answer.json()["state"], answer.json()["id"]) == (200, "released", sample)
     held = service_app.stores.quarantine.get(sample)
-    assert (held.state, held.relabel, held.resolved_by) == (HeldState.RELEASED, 0, "reviewer")
+    assert (held.state, held.relabel, held.resolved_by) == (HeldState.RELEASED, 1, "reviewer")
     assert held.note == "a slip of the pen"
     assert service_app.trainer.engine.updates == updates + 1
     (record,) = service_app.stores.audit.recent(5)
     assert (record.at, record.actor, record.action, record.target) == (NOW, "reviewer", "release", sample)
-    assert record.detail["label"] == 0
+    assert record.detail["label"] == 1
 
 
 def test_a_release_needs_no_body(service_app: House) -> None:

@@ -41,7 +41,7 @@ def eventually(look: Callable[[], bool]) -> bool:
 
 
 def held_one(clients: Clients) -> HeldSample:
-    clients.alice.send(*samples_with_one_flipped(), wait=20)
+    clients.alice.send(*samples_with_a_strange_one(), wait=20)
     assert eventually(lambda: any(clients.reviewer.quarantine()))
     return next(clients.reviewer.quarantine())
 
@@ -50,13 +50,13 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def samples_with_one_flipped() -> tuple[torch.Tensor, torch.Tensor]:
-    sent = batch(flipped=1)
+def samples_with_a_strange_one() -> tuple[torch.Tensor, torch.Tensor]:
+    sent = batch(strange=1)
     return sent.x, sent.y
 
 
 def test_what_is_sent_is_decided_and_followed(service_app: House, clients: Clients) -> None:
-    sent = batch(flipped=1)
+    sent = batch(strange=1)
     ids = [f"s{n}" for n in range(STEP_SIZE)]
     decided = clients.admin.send(sent.x, sent.y, ids, wait=20)
     assert isinstance(decided, BatchReport)
@@ -111,7 +111,7 @@ def test_the_model_says_where_it_stands(clients: Clients) -> None:
 
 
 def test_a_held_sample_is_reviewed(clients: Clients) -> None:
-    x, y = samples_with_one_flipped()
+    x, y = samples_with_a_strange_one()
     held = held_one(clients)
     assert (held.index, held.label, held.reason, held.producer) == (0, int(y[0]), Reason.SAMPLE, "alice")
     assert torch.equal(clients.reviewer.held(held.id).x, x[0])
@@ -133,7 +133,7 @@ def test_a_held_sample_is_discarded(clients: Clients) -> None:
 
 def test_the_quarantine_is_walked_page_by_page(clients: Clients) -> None:
     for seed in (1, 2, 3):
-        sent = batch(flipped=1, seed=seed)
+        sent = batch(strange=1, seed=seed)
         clients.alice.send(sent.x, sent.y, wait=20)
     assert eventually(lambda: len(list(clients.reader.quarantine())) == 3)
     whole = [held.id for held in clients.reader.quarantine()]

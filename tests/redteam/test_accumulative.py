@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from tests.redteam.conftest import Field, learn
 from torch import Tensor, nn
 
-from tests.redteam.conftest import Field, learn
 from weir.redteam.accumulative import Accumulative, Trigger
 from weir.redteam.gradients import gradients, inner, units
 from weir.redteam.threat import ThreatModel
@@ -37,7 +37,7 @@ def descended(model: nn.Module, batch: Batch, lr: float) -> nn.Module:
     slopes = gradients(copy, batch.x, batch.y)
     with torch.no_grad():
         for parameter, slope in zip(copy.parameters(), slopes, strict=True):
-            parameter -= lr * slope
+            parameter.sub_(slope, alpha=lr)
     return copy
 
 

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import pytest
 import torch
-
 from tests.api.conftest import serving
 from tests.redteam.conftest import Field
+
 from weir import config, folder
 from weir.api.auth import issue
 from weir.client import Client
@@ -51,9 +51,7 @@ class Service(NamedTuple):
 
 @contextmanager
 def opened(path: Path, field: Field) -> Iterator[Service]:
-    settings = config.load(
-        data=path, step_size=STEP_SIZE, guard={"mode": "off"}, learner={"lr": 0.02, "momentum": 0.9}
-    )
+    settings = config.load(data=path, step_size=STEP_SIZE, guard={"mode": "off"}, learner={"lr": 0.02, "momentum": 0.9})
     with folder.stores(settings) as stores:
         initialise(stores, field.engine(), at=0.0)
         keys = {}

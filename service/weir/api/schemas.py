@@ -180,8 +180,11 @@ class InputView(_View):
 
     shape: list[int] = Field(description="of one sample's x")
     classes: int
-    low: float | None = Field(description="smallest allowed value of x")
-    high: float | None = Field(description="largest allowed value of x")
+    low: float | list[float] | None = Field(description="smallest allowed value of x, or of each flat feature")
+    high: float | list[float] | None = Field(description="largest allowed value of x, or of each flat feature")
+    categorical: list[int] = Field(description="flat features that correction never moves")
+    center: list[float] | None = Field(description="what the service subtracts from each flat feature of x")
+    scale: list[float] | None = Field(description="what it then divides by: send x as it is")
 
 
 class RecipeView(_View):

@@ -7,16 +7,16 @@ from typing import Annotated
 import typer
 
 import weir
-from weir.cli import burnin, checkpoints, keys, probe, quarantine, serve, stream
+from weir.cli import bench, burnin, checkpoints, keys, probe, quarantine, serve, stream
 
 _ABOUT = """An online-learning service with a guard against poisoned batches.
 
 \b
 First steps:
-  weir demo                                            see an attack caught and undone
-  weir burnin digits --samples 1000 --rest rest.npz    train a first model into ./weir-data
-  weir serve                                           start the service
-  weir stream rest.npz                                 send it what it has not seen
+  weir demo                                           see an attack undone
+  weir burnin digits --samples 1000 --rest rest.npz   train a first model
+  weir serve                                          start the service
+  weir stream rest.npz                                send it unseen samples
 
 Every setting is a WEIR_ variable or a line of weir.toml. Commands that speak to a running service find it by --url or \
 WEIR_URL, and take their API key from WEIR_KEY or --key-file."""
@@ -36,6 +36,7 @@ app.add_typer(quarantine.app, name="quarantine", help="Review what the guard hol
 app.add_typer(checkpoints.app, name="checkpoints", help="Save the model, and go back.")
 app.add_typer(probe.app, name="probe", help="The trusted samples that the guard is calibrated on.")
 app.add_typer(keys.app, name="keys", help="API keys of a data folder.")
+app.command(context_settings=bench.FORWARDED)(bench.bench)
 
 
 def _version(wanted: bool) -> None:

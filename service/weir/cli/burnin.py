@@ -16,7 +16,7 @@ from weir.cli.output import AsJson, card, remark
 if TYPE_CHECKING:
     from weir.core import BurnIn
     from weir.datasets import Dataset
-    from weir.types import Recipe
+    from weir.types import InputSpec
 
 DataSet = Annotated[str, typer.Argument(help="digits, breast_cancer, or a .parquet or .npz file.")]
 
@@ -33,6 +33,9 @@ def burnin(
         str | None, typer.Option(help="mlp, cnn, resnet18 or package.module:factory; else by the shape of x.")
     ] = None,
     option: Annotated[list[str] | None, typer.Option(help="A model option, name=value; repeat for more.")] = None,
+    categorical: Annotated[
+        list[int] | None, typer.Option(help="A feature (its index) that correction must never move; repeat for more.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the samples.")] = None,
     batch: Annotated[int | None, typer.Option(help="Samples per update.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
@@ -44,6 +47,7 @@ def burnin(
     """Train the model that the stream starts from, and write checkpoint 0.
 
     The probe set is never trained on. Without --probe it is split off the data set, with every class in its share.
+    Rows of plain numbers are standardised, feature by feature, before the model sees them, here and in the stream.
 
     \b
     Examples:
@@ -58,6 +62,7 @@ def burnin(
     from weir.core.probe import ProbeSet
     from weir.errors import Conflict
     from weir.trainer import initialise
+    from weir.types import Recipe
 
     settings = config.load(**({"data": data} if data else {}))
     torch.set_num_threads(settings.threads)
@@ -68,7 +73,7 @@ def burnin(
         if stores.checkpoints.all():
             raise Conflict(f"{settings.data} holds a model already: name another folder with --data, or move it away")
         trusted, training = (datasets.load(probe), chosen) if probe else _split(chosen, probe_size, seed)
-        recipe = _recipe(training, model, option or [])
+        recipe = Recipe(_model(training, model), _inputs(training, categorical or []), dict(map(_option, option or [])))
         source, at = probe.name if probe else "split", time.time()
         ProbeSet(trusted.x, trusted.y, created_at=at, source=source).check(recipe.inputs, settings.engine().guard)
         with _progress(plan.epochs) as progress:
@@ -158,13 +163,23 @@ def _save(path: Path, part: Dataset) -> None:
         raise InvalidInput(str(path), error.strerror, "a file that can be written") from None
 
 
-def _recipe(data: Dataset, model: str | None, options: list[str]) -> Recipe:
-    from weir.types import InputSpec, Recipe
+def _model(data: Dataset, named: str | None) -> str:
+    return named or ("cnn" if data.x.ndim == 4 else "mlp")
+
+
+def _inputs(data: Dataset, categorical: list[int]) -> InputSpec:
+    """What the model is to take: images keep to [0, 1], rows of plain numbers are standardised as they are here."""
+    from weir.types import InputSpec
 
     shape = tuple(data.x.shape[1:])
-    unit = data.x.dtype.is_floating_point is False or (float(data.x.min()) >= 0 and float(data.x.max()) <= 1)
-    inputs = InputSpec(shape, data.classes, *((0.0, 1.0) if unit else (None, None)))
-    return Recipe(model or ("cnn" if len(shape) == 3 else "mlp"), inputs, dict(map(_option, options)))
+    unit = not data.x.is_floating_point() or (float(data.x.min()) >= 0 and float(data.x.max()) <= 1)
+    if unit:
+        return InputSpec(shape, data.classes, 0.0, 1.0, tuple(categorical))
+    rows = data.x.flatten(1).double()
+    spread = rows.std(0)
+    spread[spread == 0] = 1.0
+    center, scale = tuple(rows.mean(0).tolist()), tuple(spread.tolist())
+    return InputSpec(shape, data.classes, None, None, tuple(categorical), center, scale)
 
 
 def _option(text: str) -> tuple[str, Any]:

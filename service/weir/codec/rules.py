@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from weir.errors import InvalidBatch
-from weir.types import InputSpec
+from weir.types import Bound, InputSpec
 
 MAX_ID_LENGTH = 128
 _MOST_DIMENSIONS = 8
@@ -37,13 +37,20 @@ def check_values(x: Tensor, spec: InputSpec) -> None:
         raise InvalidBatch(f"x[{at}]", seen, "finite numbers", code="not_finite")
     scale = 255 if x.dtype == torch.uint8 else 1
     floor, ceiling = _bound(spec.low, -math.inf, x), _bound(spec.high, math.inf, x)
-    if low >= floor and high <= ceiling:
+    if low >= float(floor.max()) and high <= float(ceiling.min()):
         return
-    at, seen = _first(x, (x < floor) | (x > ceiling))
-    expected = f"values from {floor / scale:g} to {ceiling / scale:g}"
+    flat = x.flatten(1)
+    bad = (flat < floor) | (flat > ceiling)
+    if not bool(bad.any()):  # each feature keeps to bounds of its own
+        return
+    at, seen = _first(x, bad)
+    feature = int(bad[at].nonzero()[0, 0])
+    lowest, highest = (float(bound[feature % len(bound)]) / scale for bound in (floor, ceiling))
+    place = f"feature {feature}" if len(spec.shape) == 1 else "values"
+    expected = f"{place} from {lowest:g} to {highest:g}"
     if x.dtype == torch.uint8:
         expected += ", where uint8 stands for value / 255"
-    elif ceiling <= 1 and low >= 0 and _DIGITS_PEAK < high <= 255:
+    elif highest <= 1 and low >= 0 and _DIGITS_PEAK < high <= 255:
         expected += " (it looks like 0..255 data: send uint8, or divide by 255)"
     raise InvalidBatch(f"x[{at}]", seen, expected, code="out_of_bounds")
 
@@ -87,11 +94,10 @@ def short(value: object) -> str:
     return repr(value[:80]) if isinstance(value, str) else repr(value)
 
 
-def _bound(bound: float | None, unbounded: float, x: Tensor) -> float:
-    """The bound as x's own numbers hold it: float32(0.1) is above 0.1 and still within."""
-    if bound is None:
-        return unbounded
-    return bound * 255 if x.dtype == torch.uint8 else torch.tensor(bound, dtype=x.dtype).item()
+def _bound(bound: Bound, unbounded: float, x: Tensor) -> Tensor:
+    """The bound or bounds of the features as x's own numbers hold them: float32(0.1) is above 0.1 and still within."""
+    values = torch.tensor([unbounded] if bound is None else bound if isinstance(bound, tuple) else [bound])
+    return values * 255 if x.dtype == torch.uint8 else values.to(x.dtype)
 
 
 def _first(x: Tensor, bad: Tensor) -> tuple[int, str]:

@@ -52,7 +52,7 @@ class CorrectionConfig(Tunables):
     """Discrepancy-aware sample correction of single suspects."""
 
     enabled: bool = tunable(True, "try to correct a suspect before it is held")
-    epsilon: float = tunable(0.3, "radius of the L-infinity ball around the sample, in units of x", low=0.0)
+    epsilon: float = tunable(0.3, "radius of the L-infinity ball, in units of x as the model sees it", low=0.0)
     steps: int = tunable(10, "most descent steps a sample gets", low=1)
 
 

@@ -34,9 +34,7 @@ class Correction:
         self._network = network
         self._task = task
         self._config = config
-        inputs = network.recipe.inputs
-        self._movable = movable(inputs).to(network.device)
-        self._low, self._high = inputs.low, inputs.high
+        self._movable = movable(network.recipe.inputs).to(network.device)
 
     def correct(self, x: Tensor, y: Tensor, suspicious: Suspicion) -> Corrected:
         """Correct prepared suspects (n, …); ``suspicious(x, index)`` re-scores the given ones, index into ``x``."""
@@ -63,7 +61,8 @@ class Correction:
     def _project(self, x: Tensor, around: Tensor) -> Tensor:
         epsilon = self._config.epsilon
         inside = torch.minimum(torch.maximum(x, around - epsilon), around + epsilon)
-        return inside if self._low is None and self._high is None else inside.clamp(self._low, self._high)
+        low, high = self._network.prepare.low, self._network.prepare.high
+        return inside if low is None and high is None else inside.clamp(low, high)
 
 
 def movable(inputs: InputSpec) -> Tensor:

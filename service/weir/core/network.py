@@ -12,6 +12,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from weir.core.models import build
+from weir.core.preparation import Preparation
 from weir.types import Recipe
 
 Weights = Mapping[str, Tensor]
@@ -31,6 +32,7 @@ class Network:
         self.recipe = recipe
         self.device = torch.device(device)
         self.module = build(recipe, seed=seed).to(self.device).eval()
+        self.prepare = Preparation(recipe.inputs, self.device)
         self._features: Tensor | None = None
         classes = recipe.inputs.classes
         heads = [m for m in self.module.modules() if isinstance(m, nn.Linear) and m.out_features == classes]
@@ -39,10 +41,6 @@ class Network:
 
     def _keep_features(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._features = inputs[0] if inputs[0].ndim == 2 else None
-
-    def prepare(self, x: Tensor) -> Tensor:
-        """Move (n, …) uint8 or float to the device as float32 (n, *shape); uint8 is scaled to [0, 1]."""
-        return scaled(x.to(self.device, non_blocking=True)).reshape(len(x), *self.recipe.inputs.shape)
 
     def outputs(self, x: Tensor, weights: Weights | None = None) -> Outputs:
         """Eval-mode outputs for prepared ``x``, with the model's own weights or with a snapshot's."""
@@ -75,7 +73,3 @@ class Network:
             for name, tensor in own.items():
                 tensor.copy_(weights[name])
 
-
-def scaled(x: Tensor) -> Tensor:
-    """uint8 in steps of 1/255, or any float, as float32."""
-    return x.to(torch.float32).div_(255.0) if x.dtype == torch.uint8 else x.to(torch.float32)

@@ -19,9 +19,9 @@ from weir.types import Batch, Recipe
 class HostileProducer:
     """Crafts every batch against the weights that the service publishes at that moment, then sends it.
 
-    ``sender`` has the role producer, ``spy`` the role reader. Of ``samples`` (x float32, in the model's units) the first
-    ``validation`` stand for what it wants to spoil, and its batches are drawn from the others. Equal seeds and equal
-    weights give equal batches.
+    ``sender`` has the role producer, ``spy`` the role reader. Of ``samples`` (x float32, in the model's units) the
+    first ``validation`` stand for what it wants to spoil, and its batches are drawn from the others. Equal seeds and
+    equal weights give equal batches.
     """
 
     def __init__(

@@ -1,0 +1,38 @@
+"""Mahalanobis distance against the covariance matrix written out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from weir.core.familiarity import SHRINKAGE, Familiarity
+
+
+@pytest.mark.parametrize("n", [4, 50], ids=["fewer samples than features", "more"])
+def test_the_distance_equals_the_one_with_the_covariance_inverted(n: int) -> None:
+    generator = torch.Generator().manual_seed(n)
+    trusted = torch.randn(n, 6, generator=generator, dtype=torch.float64) * torch.arange(1, 7)
+    x = torch.randn(10, 6, generator=generator, dtype=torch.float64)
+    centred = trusted - trusted.mean(0)
+    covariance = centred.T @ centred / n
+    shrunk = (1 - SHRINKAGE) * covariance + SHRINKAGE * covariance.trace() / 6 * torch.eye(6, dtype=torch.float64)
+    away = x - trusted.mean(0)
+    expected = (away @ shrunk.inverse() * away).sum(1)
+    torch.testing.assert_close(Familiarity(trusted).distance(x), expected)
+
+
+def test_what_leaves_the_plane_of_the_data_stands_out() -> None:
+    generator = torch.Generator().manual_seed(0)
+    flat = torch.randn(200, 2, generator=generator) @ torch.randn(2, 20, generator=generator)
+    nudged = flat[:50] + 0.4 * torch.randn(50, 20, generator=generator).sign()
+    familiarity = Familiarity(flat[50:])
+    assert float(familiarity.distance(nudged).min()) > float(familiarity.distance(flat[:50]).max())
+
+
+def test_images_are_taken_as_flat_vectors() -> None:
+    x = torch.rand(30, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(Familiarity(x).distance(x[:3]), Familiarity(x.flatten(1)).distance(x[:3].flatten(1)))
+
+
+def test_constant_data_gives_a_finite_distance() -> None:
+    assert bool(Familiarity(torch.ones(5, 3)).distance(torch.zeros(2, 3)).isfinite().all())
