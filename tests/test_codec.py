@@ -119,6 +119,14 @@ def test_bounds_past_float16_do_not_bind_it() -> None:
     assert len(decode(codec.SAFETENSORS, tensors_body(x=x, y=torch.tensor([0])), spec)) == 1
 
 
+def test_each_feature_keeps_to_bounds_of_its_own() -> None:
+    spec = InputSpec(shape=(2,), classes=2, low=(0.0, -5.0), high=(1.0, 100.0))
+    assert len(decode(codec.JSON, json_body(x=[[1, -5], [0, 100]], y=[0, 1]), spec)) == 2
+    error = refusal(codec.JSON, json_body(x=[[1, 50], [0, 101]], y=[0, 1]), spec)
+    assert (error.field, error.seen, error.expected) == ("x[1]", "101", "feature 1 from -5 to 100")
+    assert refusal(codec.JSON, json_body(x=[[50, 50]], y=[0]), spec).expected.startswith("feature 0 from 0 to 1")
+
+
 def test_uint8_stands_for_the_unit_interval() -> None:
     body = tensors_body(x=torch.tensor([[0], [255]], dtype=torch.uint8), y=torch.tensor([0, 1]))
     assert len(decode(codec.SAFETENSORS, body, InputSpec((1,), 2))) == 2

@@ -68,9 +68,11 @@ def serving(app: ASGIApp) -> Iterator[str]:
         server = uvicorn.Server(uvicorn.Config(app, lifespan="off", ws="none", log_config=None))
         thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])))
         thread.start()
-        yield "http://{}:{}".format(*listening.getsockname())
-        server.should_exit = True
-        thread.join()
+        try:
+            yield "http://{}:{}".format(*listening.getsockname())
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 class House:
@@ -103,10 +105,14 @@ class House:
         """Learn (if ``started``) and serve."""
         if started:
             self.trainer.start()
-        with serving(self.app) as self.address:
-            yield
-            self.go_on.set()
-        self.trainer.stop()
+        try:
+            with serving(self.app) as self.address:
+                try:
+                    yield
+                finally:
+                    self.go_on.set()
+        finally:
+            self.trainer.stop()
 
     def caller(self, name: str | None = None, **headers: str) -> httpx.Client:
         """A client with the key of ``name``, or with none."""

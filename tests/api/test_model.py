@@ -20,7 +20,15 @@ def test_the_model_tells_where_it_stands(service_app: House) -> None:
     assert (seen["mode"], seen["armed"], seen["unarmed_because"]) == ("weir", True, None)
     assert seen["checkpoint"] in [info.id for info in service_app.stores.checkpoints.all()]
     assert seen["recipe"]["model"] == "mlp"
-    assert seen["recipe"]["inputs"] == {"shape": [2, 2], "classes": 3, "low": 0.0, "high": 1.0}
+    assert seen["recipe"]["inputs"] == {
+        "shape": [2, 2],
+        "classes": 3,
+        "low": 0.0,
+        "high": 1.0,
+        "categorical": [],
+        "center": None,
+        "scale": None,
+    }
 
 
 def test_the_weights_are_the_published_ones_and_say_how_to_build_the_model(service_app: House) -> None:

@@ -76,9 +76,14 @@ def test_features_are_the_input_of_the_layer_that_gives_the_logits(world: World)
 @pytest.mark.parametrize("freeze_norm", [True, False])
 def test_training_ends_in_eval_mode_even_after_an_error(noisy_world: World, freeze_norm: bool) -> None:
     network = noisy_world.network()
-    with pytest.raises(ZeroDivisionError), network.training(freeze_norm=freeze_norm):
-        norms = [module for module in network.module.modules() if isinstance(module, nn.BatchNorm1d)]
-        assert [module.training for module in norms] == [not freeze_norm]
-        assert network.module.training
-        raise ZeroDivisionError
+    norms = [module for module in network.module.modules() if isinstance(module, nn.BatchNorm1d)]
+
+    def fail() -> None:
+        with network.training(freeze_norm=freeze_norm):
+            assert network.module.training
+            assert [module.training for module in norms] == [not freeze_norm]
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert not any(module.training for module in network.module.modules())

@@ -23,7 +23,9 @@ def test_the_residual_is_the_gradient_of_the_loss() -> None:
 
 
 def test_right_means_that_the_label_has_the_largest_logit() -> None:
-    by_hand = [max(range(4), key=row.__getitem__) == label for row, label in zip(LOGITS.tolist(), Y.tolist(), strict=True)]
+    by_hand = [
+        max(range(4), key=row.__getitem__) == label for row, label in zip(LOGITS.tolist(), Y.tolist(), strict=True)
+    ]
     assert TASK.correct(LOGITS, Y).tolist() == by_hand
 
 

@@ -15,7 +15,7 @@ from tests.redteam.conftest import Field
 
 from weir import config, folder
 from weir.api.auth import issue
-from weir.client import Client
+from weir.client import BatchReport, Client
 from weir.codec import load
 from weir.errors import Forbidden, InvalidSetting
 from weir.redteam.producer import HostileProducer
@@ -43,6 +43,12 @@ class Service(NamedTuple):
         return HostileProducer(
             self.sender, self.spy, samples, threat=threat, validation=20, strike=STEP_SIZE, steps=3, seed=seed
         )
+
+    def publishes(self, report: BatchReport) -> None:
+        """Wait until the published model has learned the batch: that is after its verdicts."""
+        deadline = time.monotonic() + WAIT
+        while self.spy.model().step < (self.spy.batch(report.id).step or 0):
+            assert time.monotonic() < deadline
 
     def received(self) -> list[Batch]:
         """Every delivery in the log."""
@@ -88,7 +94,7 @@ def test_its_batches_are_learned_and_stay_in_the_budget(service: Service, field:
 
 def test_every_batch_is_crafted_against_the_weights_of_that_moment(service: Service, field: Field) -> None:
     hostile = service.hostile(field)
-    hostile.strike(wait=WAIT)
+    service.publishes(hostile.strike(wait=WAIT))
     hostile.strike(wait=WAIT)
     first, second = service.received()
     assert torch.equal(first.y, second.y)

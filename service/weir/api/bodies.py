@@ -24,17 +24,19 @@ async def read(request: Request, limit: int, seconds: float) -> bytes:
     """The whole body; raises TooLarge over ``limit`` bytes, and answers 408 after ``seconds``."""
     declared = request.headers.get("content-length", "")
     too_large = declared.isdecimal() and int(declared) > limit
-    body, more = bytearray(), not too_large
+    body, more = bytearray(), True
     try:
         with anyio.fail_after(seconds):
-            while more and len(body) <= limit:
+            while more and not too_large:
                 chunk, more = await _receive(request)
                 body += chunk
+                too_large = len(body) > limit
     except TimeoutError:
         raise HTTPException(408, f"the body did not arrive within {seconds:g} s") from None
-    if too_large or len(body) > limit:
+    if too_large:
         body.clear()
-        await _drain(request)
+        if more:
+            await _drain(request)
         raise TooLarge(limit)
     return bytes(body)
 

@@ -19,7 +19,7 @@ from weir.stores.base import AuditRecord, Entry, EntryKind
 
 _SLICE_SECONDS = 0.5
 _CROWDED_SLICE_SECONDS = 0.02
-_EFFECT_SECONDS = 0.002
+_PUBLISH_SECONDS = 0.001
 
 _V = TypeVar("_V")
 
@@ -60,10 +60,7 @@ async def outcome(
 
 
 async def decided(service: Service, entry: Entry, seconds: float) -> None:
-    """Return when the learner has decided on all of an entry and everyone can see it, or after ``seconds``.
-
-    The journal speaks first; quarantine, publication and status follow within milliseconds, or never if the
-    trainer has just stopped. A caller that was told of a decision must find its effects.
+    """Return when the learner has decided on all of an entry and published what it made of it, or after ``seconds``.
 
     The journal's wait holds a thread, and there are only so many. While some are free an entry keeps its
     thread and hears at once. When others stand in line it takes short turns, first come first served, so
@@ -76,5 +73,6 @@ async def decided(service: Service, entry: Entry, seconds: float) -> None:
             wait = service.stores.journal.wait
             if await run_sync(wait, entry.id, entry.samples, turn, limiter=service.waiters):
                 break
+        # The journal comes first; whoever has waited and then predicts must meet the model that learned it.
         while service.learner.status.alive and service.learner.status.position < entry.position:
-            await anyio.sleep(_EFFECT_SECONDS)
+            await anyio.sleep(_PUBLISH_SECONDS)

@@ -14,7 +14,7 @@ from weir.core.config import EngineConfig
 from weir.core.evaluation import Progressive
 from weir.core.gate import Gate
 from weir.core.guard import Guard
-from weir.core.judgement import Judgement, accept_all, held
+from weir.core.judgement import Judgement, accept_all, held, on_record
 from weir.core.learner import Learner, content_seed
 from weir.core.network import Network, Weights
 from weir.core.probe import ProbeSet
@@ -77,8 +77,9 @@ class Engine:
             self._progressive.observe(self.task.correct(current.logits, y))
         with self._timed("guard"):
             judged = accept_all(x, Reason.RELEASED) if step.released else self._guard.judge(step, x, y, current)
-        before = judged if recorded is None else replace(judged, verdicts=tuple(recorded))
-        judged, loss, gate = self._learn(before, y, step)
+        if recorded is not None:
+            judged = on_record(judged, recorded, x)
+        judged, loss, gate = self._learn(judged, y, step)
         if not step.released:
             self._guard.producers.count(step.producers, judged.verdicts)
             vetoed = any(verdict.reason is Reason.VETO for verdict in judged.verdicts)

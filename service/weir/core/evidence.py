@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,12 +16,19 @@ from weir.core.task import Task
 from weir.errors import InvalidSetting
 
 
+class Smooth(NamedTuple):
+    """Images after a 3×3 median filter (n, …), and the current outputs on them."""
+
+    x: Tensor
+    current: Outputs
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """What a signal may look at: n samples with the current and the historical model's outputs on them.
 
     ``influence`` is the gradient (classes, features) of the trusted loss with respect to the last layer,
-    ``familiarity`` what trusted inputs look like.
+    ``familiarity`` what trusted inputs look like; ``smooth`` is there for images only.
     """
 
     x: Tensor
@@ -29,6 +37,7 @@ class View:
     historical: Outputs
     influence: Tensor | None
     familiarity: Familiarity
+    smooth: Smooth | None = None
 
 
 Signal = Callable[[Task, View], Tensor]
@@ -88,8 +97,13 @@ def mahalanobis(task: Task, view: View) -> Tensor:
 
 
 def roughness(task: Task, view: View) -> Tensor:
-    """Mean distance between an image and its 3×3 median-filtered self, in units of x."""
-    return (view.x - _median_filter(view.x)).abs().flatten(1).mean(1)
+    """Mean distance between an image and its median-filtered self, in units of x."""
+    return (view.x - _smooth(view).x).abs().flatten(1).mean(1)
+
+
+def brittleness(task: Task, view: View) -> Tensor:
+    """Divergence of the current output from that on the median-filtered image, nats."""
+    return task.discrepancy(view.current.logits, _smooth(view).current.logits)
 
 
 SIGNALS: dict[str, Signal] = {
@@ -103,7 +117,7 @@ SIGNALS: dict[str, Signal] = {
     "feature_shift": feature_shift,
     "mahalanobis": mahalanobis,
 }
-IMAGE_SIGNALS: dict[str, Signal] = {"roughness": roughness}
+IMAGE_SIGNALS: dict[str, Signal] = {"roughness": roughness, "brittleness": brittleness}
 
 
 class Evidence:
@@ -116,6 +130,7 @@ class Evidence:
             raise InvalidSetting("image_evidence", True, f"false, since x of shape {list(shape)} is no image [c, h, w]")
         self._network = network
         self._task = task
+        self._images = images
         self._signals = SIGNALS | (IMAGE_SIGNALS if images else {})
 
     @property
@@ -140,11 +155,23 @@ class Evidence:
         familiarity: Familiarity,
     ) -> Tensor:
         """Signals (n, signals) of prepared samples whose current outputs are known."""
-        view = View(x, y, current, self._network.outputs(x, weights), influence, familiarity)
+        historical = self._network.outputs(x, weights)
+        view = View(x, y, current, historical, influence, familiarity, self._smoothed(x) if self._images else None)
         return torch.stack([signal(self._task, view) for signal in self._signals.values()], dim=1)
 
+    def _smoothed(self, x: Tensor) -> Smooth:
+        filtered = median_filter(x)
+        return Smooth(filtered, self._network.outputs(filtered))
 
-def _median_filter(x: Tensor) -> Tensor:
+
+def _smooth(view: View) -> Smooth:
+    if view.smooth is None:
+        raise ValueError("image signals need the median-filtered images in their view")
+    return view.smooth
+
+
+def median_filter(x: Tensor) -> Tensor:
+    """Images (n, c, h, w) with every pixel replaced by the median of its 3×3 neighbourhood, edges mirrored."""
     padded = functional.pad(x, (1, 1, 1, 1), mode="reflect")
     patches = padded.unfold(2, 3, 1).unfold(3, 3, 1)
     return patches.flatten(4).median(dim=4).values

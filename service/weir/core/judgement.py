@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -37,6 +37,14 @@ class Judgement:
 def accept_all(x: Tensor, reason: Reason) -> Judgement:
     """Accept every sample for a reason that is not evidence."""
     return Judgement((SampleVerdict(Verdict.ACCEPT, reason),) * len(x), x)
+
+
+def on_record(judged: Judgement, verdicts: Sequence[SampleVerdict], x: Tensor) -> Judgement:
+    """The verdicts of an earlier try, and of the samples ``x`` (n, …) only those corrected that were so then."""
+    corrected = torch.tensor([v.verdict is Verdict.CORRECT for v in verdicts], device=x.device)
+    return replace(
+        judged, verdicts=tuple(verdicts), x=torch.where(corrected.view(-1, *[1] * (x.ndim - 1)), judged.x, x)
+    )
 
 
 def held(verdicts: Sequence[SampleVerdict], reason: Reason) -> tuple[SampleVerdict, ...]:

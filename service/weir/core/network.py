@@ -72,4 +72,3 @@ class Network:
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(weights[name])
-

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import math
 from typing import NamedTuple
 
 import torch
@@ -67,7 +68,7 @@ class ProbeSet:
                 "probe",
                 f"{len(self)} samples, {have} of them for thresholds",
                 f"about {round(need / SHARES['threshold'])} samples ({need} for thresholds) for a false-positive rate "
-                f"of {guard.sample_rate:g}; or a rate of at least {1 / (have + 1):.3g}",
+                f"of {guard.sample_rate:g}; or a rate of at least {math.ceil(1e5 / (have + 1)) / 1e5:g}",
                 code="probe_too_small",
             )
 

@@ -1,0 +1,235 @@
+"""Conformal p-values, thresholds and group statistics: exact by hand, and their rates on many clean draws."""
+
+from __future__ import annotations
+
+from statistics import NormalDist
+from typing import Protocol
+
+import pytest
+import torch
+from torch import Tensor
+
+from weir.core.calibration import (
+    Calibration,
+    Trusted,
+    conformal_quantile,
+    group_threshold,
+    normal_scores,
+    pvalues,
+    smallest_size,
+)
+from weir.errors import InvalidProbe
+
+
+class Draw(Protocol):
+    def __call__(self, n: int, *, seed: int) -> Tensor: ...
+
+
+def gaussian(n: int, *, seed: int) -> Tensor:
+    return torch.randn(n, 3, generator=torch.Generator().manual_seed(seed))
+
+
+def cauchy(n: int, *, seed: int) -> Tensor:
+    """Heavy tails, no mean, and columns that hang together."""
+    common = torch.empty(n, 1).cauchy_(generator=torch.Generator().manual_seed(seed))
+    own = torch.empty(n, 3).cauchy_(generator=torch.Generator().manual_seed(seed + 1))
+    return common + own
+
+
+def tied(n: int, *, seed: int) -> Tensor:
+    """Mostly exact zeros, as a discrepancy is while the snapshot equals the model."""
+    values = torch.randn(n, 3, generator=torch.Generator().manual_seed(seed))
+    return values * (values > 1)
+
+
+DRAWS = [gaussian, cauchy, tied]
+
+
+def calibration(
+    evidence: Tensor, *, rate: float = 0.05, labels: Tensor | None = None, per_class: int = 10**6
+) -> Calibration:
+    """Calibrated with half the evidence as fit part, the other half as threshold part."""
+    fit, threshold = evidence.chunk(2)
+    labels = torch.zeros(len(threshold), dtype=torch.int64) if labels is None else labels
+    return Calibration(Trusted(fit, threshold, labels, None), rate=rate, per_class=per_class)
+
+
+def zeros(n: int) -> Tensor:
+    return torch.zeros(n, dtype=torch.int64)
+
+
+def test_a_pvalue_counts_the_trusted_values_that_are_as_large() -> None:
+    reference = torch.tensor([[1.0], [2.0], [2.0], [4.0]])
+    values = torch.tensor([[0.0], [1.0], [2.0], [3.0], [4.0], [5.0], [float("nan")]])
+    assert pvalues(reference, values).flatten().tolist() == pytest.approx([1, 1, 4 / 5, 2 / 5, 2 / 5, 1 / 5, 1 / 5])
+
+
+def test_columns_are_independent_and_order_does_not_matter() -> None:
+    reference, values = gaussian(50, seed=1), gaussian(20, seed=2)
+    p = pvalues(reference, values)
+    naive = torch.tensor([[(1 + int((reference[:, k] >= v).sum())) / 51 for k, v in enumerate(row)] for row in values])
+    torch.testing.assert_close(p, naive)
+    assert torch.equal(pvalues(reference.flip(0), values), p)
+
+
+def test_normal_scores_turn_small_pvalues_into_large_scores() -> None:
+    scores = normal_scores(torch.tensor([1.0, 0.5, 0.025, 0.0]))
+    assert scores[1] == 0
+    assert float(scores[2]) == pytest.approx(1.96, abs=1e-3)
+    assert bool(scores.isfinite().all())
+    assert scores.tolist() == sorted(scores.tolist())
+
+
+@pytest.mark.parametrize(("rate", "needed"), [(0.5, 1), (0.05, 19), (0.01, 99), (0.03, 33), (0.001, 999)])
+def test_the_smallest_size_is_where_a_pvalue_first_reaches_the_rate(rate: float, needed: int) -> None:
+    assert smallest_size(rate) == needed
+    assert 1 / (needed + 1) <= rate < 1 / needed
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.01, 0.2])
+def test_the_smallest_threshold_part_is_taken_and_one_less_is_refused_with_the_n_it_needs(rate: float) -> None:
+    needed = smallest_size(rate)
+    calibration(gaussian(2 * needed, seed=1), rate=rate)
+    with pytest.raises(InvalidProbe, match=f"at least {needed} there") as raised:
+        calibration(gaussian(2 * needed - 2, seed=1), rate=rate)
+    assert raised.value.code == "probe_too_small"
+    assert f"{needed - 1} samples" in raised.value.seen
+
+
+def test_the_conformal_quantile_is_an_order_statistic() -> None:
+    scores = torch.arange(99, 0, -1).float()  # 1 … 99
+    assert conformal_quantile(scores, 0.01) == 99
+    assert conformal_quantile(scores, 0.05) == 95
+    assert conformal_quantile(scores, 0.5) == 50
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+@pytest.mark.parametrize("rate", [0.01, 0.05])
+def test_the_sample_rate_holds_on_clean_draws(draw: Draw, rate: float) -> None:
+    """40 probe sets, 10,000 fresh samples: the rate holds on average over probe sets."""
+    suspected = below = 0
+    for seed in range(40):
+        calibrated = calibration(draw(400, seed=100 * seed), rate=rate)
+        scores = calibrated.score(draw(250, seed=100 * seed + 50), zeros(250))
+        suspected += int((scores.score > scores.threshold).sum())
+        below += int((scores.p <= rate).sum())
+    assert suspected == below  # the threshold and the p-value say the same
+    # One set's rate is Beta distributed, so the mean of 40 has a standard error of 0.12 and 0.25 points.
+    slack = 3.5 * (rate * (1 - rate) / 200 / 40 + rate / 10_000) ** 0.5
+    assert suspected / 10_000 <= rate + slack
+    if draw is not tied:
+        assert suspected / 10_000 >= rate - slack - 1 / 201
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+@pytest.mark.parametrize("size", [5, 100, 1_000])
+def test_the_group_rate_holds_on_clean_draws(draw: Draw, size: int) -> None:
+    """Steps of any size, each with a fresh probe set: 2,000 draws at 1 %."""
+    rate, alarms, trials = 0.01, 0, 2_000 if size <= 100 else 400
+    for trial in range(trials):
+        evidence = draw(200 + size, seed=3 * trial)
+        calibrated = calibration(evidence[:200])
+        normal = calibrated.score(evidence[200:], zeros(size)).normal
+        alarms += calibrated.group_statistic(normal.mean(0), size) > group_threshold(rate, normal.shape[1])
+    assert alarms / trials <= rate + 3 * (rate / trials) ** 0.5
+
+
+def test_a_group_that_is_shifted_a_little_stands_out_where_no_sample_does() -> None:
+    calibrated = calibration(gaussian(400, seed=1), rate=0.01)
+    shifted = gaussian(200, seed=2) + 0.8
+    scores = calibrated.score(shifted, zeros(200))
+    assert float((scores.score > scores.threshold).float().mean()) < 0.2
+    assert calibrated.group_statistic(scores.normal.mean(0), 200) > group_threshold(1e-6, 4)
+
+
+def test_the_group_statistic_by_hand() -> None:
+    calibrated = calibration(gaussian(100, seed=1))
+    mean = torch.tensor([0.1, 0.4, -2.0])
+    assert calibrated.group_statistic(mean, 50) == pytest.approx(0.4 / (1 / 50 + 1 / 50) ** 0.5)
+    assert calibrated.group_statistic(mean, 10**9) == pytest.approx(0.4 * 50**0.5)
+
+
+def test_the_group_threshold_shares_the_rate_among_the_columns() -> None:
+    assert group_threshold(0.025, 1) == pytest.approx(1.96, abs=1e-3)
+    assert group_threshold(0.05, 10) == pytest.approx(NormalDist().inv_cdf(0.995))
+
+
+def test_the_mean_discrepancy_threshold_by_hand() -> None:
+    evidence = gaussian(100, seed=1)
+    trusted = evidence[50:, 0]
+    expected = trusted.mean() + 1.6449 * trusted.std() * (1 / 25 + 1 / 50) ** 0.5
+    assert calibration(evidence).mean_discrepancy_threshold(25, 0.05) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_the_score_is_fishers_combination_against_the_fit_part() -> None:
+    evidence = gaussian(100, seed=1)
+    fresh = gaussian(6, seed=2)
+    by_hand = [
+        sum(-2 * float(torch.tensor((1 + int((evidence[:50, k] >= v).sum())) / 51).log()) for k, v in enumerate(row))
+        for row in fresh
+    ]
+    assert calibration(evidence).score(fresh, zeros(6)).score.tolist() == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_a_threshold_of_exactly_zero_is_honoured() -> None:
+    """All trusted evidence alike: every p-value is 1, every score 0, and so is the threshold."""
+    calibrated = calibration(torch.zeros(80, 3))
+    assert calibrated.sample_threshold == 0.0
+    fresh = torch.zeros(2, 3)
+    fresh[1, 0] = 1e-6
+    scores = calibrated.score(fresh, zeros(2))
+    assert (scores.score > scores.threshold).tolist() == [False, True]
+    assert scores.p.tolist() == pytest.approx([1.0, 1 / 41])
+
+
+def test_a_class_with_enough_samples_has_a_threshold_of_its_own() -> None:
+    """Class 1 is ten times as spread as class 0; class 2 is too small for a threshold of its own."""
+    labels = torch.tensor([0] * 120 + [1] * 120 + [2] * 10)
+    spread = torch.tensor([1.0, 10.0, 1.0])[labels][:, None]
+    fit, threshold = gaussian(250, seed=1) * spread, gaussian(250, seed=2) * spread
+    calibrated = Calibration(Trusted(fit, threshold, labels, None), rate=0.05, per_class=100)
+    fresh = torch.cat([gaussian(4_000, seed=3), 10 * gaussian(4_000, seed=4), gaussian(4_000, seed=5)])
+    y = torch.tensor([0, 1, 2]).repeat_interleave(4_000)
+    scores = calibrated.score(fresh, y)
+    own = [sorted({round(v, 4) for v in scores.threshold[y == label].tolist()}) for label in range(3)]
+    assert own[0][0] < own[2][0] < own[1][0]
+    assert own[2] == [round(calibrated.sample_threshold, 4)]
+    rates = [float((scores.score > scores.threshold)[y == label].float().mean()) for label in range(3)]
+    assert rates[0] == pytest.approx(0.05, abs=0.05)
+    assert rates[1] == pytest.approx(0.05, abs=0.05)
+    pooled = Calibration(Trusted(fit, threshold, labels, None), rate=0.05, per_class=121).score(fresh, y)
+    held = float((pooled.score > pooled.threshold)[y == 1].float().mean())
+    assert held > rates[1]
+    mine = y == 0
+    assert torch.equal((scores.p <= 0.05)[mine], (scores.score > scores.threshold)[mine])
+
+
+def test_a_class_needs_at_least_what_the_rate_needs() -> None:
+    """50 samples are no base for a rate of 1 %, whatever ``per_class`` says."""
+    labels = torch.tensor([0] * 50 + [1] * 100)
+    calibrated = calibration(gaussian(300, seed=1), rate=0.01, labels=labels, per_class=2)
+    scores = calibrated.score(gaussian(2, seed=2), torch.tensor([0, 1]))
+    assert float(scores.threshold[0]) == calibrated.sample_threshold
+    assert float(scores.p.min()) >= 1 / 151
+
+
+def test_labels_that_the_probe_set_does_not_know_use_the_common_threshold() -> None:
+    labels = torch.zeros(150, dtype=torch.int64)
+    calibrated = calibration(gaussian(300, seed=1), labels=labels, per_class=100)
+    scores = calibrated.score(gaussian(1, seed=2), torch.tensor([9]))
+    assert float(scores.threshold) == calibrated.sample_threshold
+
+
+def test_a_restart_calibrates_to_the_same_bits() -> None:
+    evidence = cauchy(300, seed=1)
+    influence = torch.rand(3, 4)
+    trusted = Trusted(evidence[:150], evidence[150:], torch.arange(150) % 3, influence)
+    again = Trusted.from_state(trusted.state(), torch.device("cpu"))
+    assert again.influence is not None
+    assert torch.equal(again.influence, influence)
+    fresh, y = cauchy(20, seed=9), torch.arange(20) % 3
+    one, other = (Calibration(t, rate=0.05, per_class=30).score(fresh, y) for t in (trusted, again))
+    for name in ("score", "p", "threshold", "normal"):
+        assert torch.equal(getattr(one, name), getattr(other, name))
+    without = Trusted(evidence[:150], evidence[150:], trusted.labels, None)
+    assert Trusted.from_state(without.state(), torch.device("cpu")).influence is None

@@ -1,0 +1,149 @@
+"""The gate's two paired tests by hand, and their rate on harmless steps."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from weir.core.config import GateConfig
+from weir.core.gate import Gate, finite, paired_statistic, student_quantile
+
+CPU = torch.device("cpu")
+BEFORE = torch.tensor([0.1, 0.5, 0.2, 0.4, 0.3, 0.6, 0.2, 0.1])
+
+
+@pytest.mark.parametrize(
+    ("probability", "freedom", "table"),
+    [
+        (0.975, 10, 2.228),
+        (0.95, 30, 1.697),
+        (0.95, 5, 2.015),
+        (0.99, 20, 2.528),
+        (0.995, 60, 2.660),
+        (0.9995, 120, 3.373),
+        (0.9975, 10, 3.581),
+        (0.975, 1_000_000, 1.960),
+    ],
+)
+def test_students_quantile_against_the_tables(probability: float, freedom: int, table: float) -> None:
+    assert student_quantile(probability, freedom) == pytest.approx(table, abs=0.006)
+
+
+def test_the_paired_statistic_by_hand() -> None:
+    harm = torch.tensor([0.1, 0.3, 0.2, 0.2])  # mean 0.2, sd 0.081650, standard error 0.040825
+    assert paired_statistic(harm, 0.0) == pytest.approx(4.89898, rel=1e-5)
+    assert paired_statistic(harm, 0.15) == pytest.approx(0.05 / 0.0408248, rel=1e-5)
+
+
+def test_harm_without_any_spread_is_certain() -> None:
+    assert paired_statistic(torch.full((5,), 0.5), 0.1) == math.inf
+    assert paired_statistic(torch.zeros(5), 0.0) == -math.inf
+    assert paired_statistic(torch.full((5,), 0.5), 0.6) == -math.inf
+
+
+def noise(n: int, scale: float, *, seed: int = 0) -> Tensor:
+    return scale * torch.randn(n, generator=torch.Generator().manual_seed(seed))
+
+
+def test_a_harmful_step_is_vetoed_and_the_report_says_why() -> None:
+    gate = Gate(GateConfig(tolerance=0.02, rate=0.01))
+    after = BEFORE + 0.1 + noise(8, 0.02)
+    report = gate.test(BEFORE, after)
+    assert report.vetoed
+    assert report.harm == pytest.approx(float((after - BEFORE).mean()))
+    assert report.statistic == pytest.approx(paired_statistic(after - BEFORE, 0.02))
+    assert report.threshold == pytest.approx(student_quantile(0.995, 7))
+    assert report.statistic > report.threshold
+
+
+def test_harm_within_the_tolerance_passes() -> None:
+    assert not Gate(GateConfig(tolerance=0.2, decline=0.2)).test(BEFORE, BEFORE + 0.1 + noise(8, 0.02)).vetoed
+
+
+def test_harm_that_no_single_step_shows_adds_up_to_a_veto() -> None:
+    gate = Gate(GateConfig(tolerance=0.02, decline=0.05))
+    losses, passed = BEFORE, 0
+    for step in range(20):
+        after = losses + 0.015 + noise(8, 0.001, seed=step)
+        assert paired_statistic(after - losses, 0.02) < 0
+        if gate.test(losses, after).vetoed:
+            break
+        gate.passed(after)
+        losses, passed = after, passed + 1
+    assert passed == 3
+
+
+def test_the_decline_counts_from_the_model_before_the_very_first_step() -> None:
+    gate = Gate(GateConfig(tolerance=0.1, decline=0.05))
+    gate.passed(BEFORE + 0.04)  # kept before anything was tested: forgotten
+    gate.reset()
+    first = BEFORE + 0.04 + noise(8, 0.001)
+    assert not gate.test(BEFORE, first).vetoed
+    gate.passed(first)
+    assert gate.test(first, first + 0.03 + noise(8, 0.001, seed=1)).vetoed
+
+
+def test_the_best_is_the_best_that_was_kept() -> None:
+    gate = Gate(GateConfig(tolerance=0.5, decline=0.05))
+    better = BEFORE - 0.08 + noise(8, 0.001)
+    gate.test(BEFORE, better)
+    gate.passed(better)
+    gate.passed(BEFORE)  # worse: not remembered
+    assert gate.test(better, BEFORE).vetoed
+
+
+def test_a_model_below_its_best_may_recover() -> None:
+    """While another mode was in force nothing was tested; every way back leads through models below the best."""
+    gate = Gate(GateConfig(decline=0.05))
+    gate.test(BEFORE, BEFORE - 0.01)
+    gate.passed(BEFORE - 0.01)
+    bad = BEFORE + 1.0 + noise(8, 0.01)
+    assert not gate.test(bad, bad - 0.1 + noise(8, 0.01, seed=2)).vetoed
+    assert gate.test(bad, bad + 0.01 + noise(8, 0.001, seed=3)).vetoed
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_losses_that_are_not_numbers_are_vetoed(bad: float) -> None:
+    gate = Gate(GateConfig())
+    after = BEFORE.clone()
+    after[3] = bad
+    assert gate.test(BEFORE, after).vetoed
+    assert gate.test(BEFORE, torch.full_like(BEFORE, bad)).vetoed
+    assert not gate.test(BEFORE, BEFORE - 0.01).vetoed
+
+
+@pytest.mark.parametrize("tail", ["normal", "heavy", "unchanged for most"])
+@pytest.mark.parametrize("n", [40, 200])
+def test_harmless_steps_are_vetoed_at_no_more_than_the_rate(tail: str, n: int) -> None:
+    """The worst harmless step changes the mean by exactly the tolerance; 4,000 of them at 5 %."""
+    generator = torch.Generator().manual_seed(n)
+    rate, vetoes = 0.05, 0
+    for _ in range(4_000):
+        change = torch.randn(n, generator=generator)
+        if tail == "heavy":
+            change = change / torch.rand(n, generator=generator).clamp_min(0.05)
+        if tail == "unchanged for most":
+            change = change * (torch.rand(n, generator=generator) < 0.3)
+        gate = Gate(GateConfig(rate=rate, tolerance=0.02, decline=0.02))
+        vetoes += gate.test(torch.zeros(n), 0.02 + 0.1 * change).vetoed
+    assert vetoes / 4_000 <= rate + 3 * (rate / 4_000) ** 0.5
+
+
+@pytest.mark.parametrize("forget", [False, True])
+def test_the_best_outlives_a_restart_and_not_a_new_probe_set(forget: bool) -> None:
+    gate, again = Gate(GateConfig()), Gate(GateConfig())
+    gate.passed(BEFORE - 1)
+    if forget:
+        gate.reset()
+    again.load_state(gate.state(), CPU)
+    for one in (gate, again):
+        assert one.test(BEFORE, BEFORE + noise(8, 1e-4).abs()).vetoed is not forget
+
+
+def test_finite_means_every_number() -> None:
+    assert finite(torch.ones(2), torch.zeros(()), torch.tensor([3]))
+    assert not finite(torch.ones(2), torch.tensor([1.0, math.nan]))
+    assert not finite(torch.tensor(-math.inf))

@@ -1,0 +1,240 @@
+"""Verdicts: who is suspected for what, what each mode does about it, and what is said while nothing is armed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from weir.core import CorrectionConfig, Engine, GateConfig, GuardConfig, LearnerConfig, SnapshotConfig
+from weir.errors import InvalidProbe
+from weir.types import GuardMode, Reason, SampleVerdict, Standing, Step, StepReport, Verdict
+
+if TYPE_CHECKING:
+    from tests.core.conftest import World
+
+HOLD = CorrectionConfig(enabled=False)
+CALM = {"sample_rate": 0.01, "step_rate": 1e-6, "producer_rate": 1e-6}
+UNARMED = SampleVerdict(Verdict.ACCEPT, Reason.UNARMED)
+
+
+def guard(**tunables: Any) -> GuardConfig:
+    return GuardConfig(**(CALM | tunables))
+
+
+def mixed(number: int, *steps: Step) -> Step:
+    """The samples of several steps as one."""
+    return Step(
+        number,
+        torch.cat([step.x for step in steps]),
+        torch.cat([step.y for step in steps]),
+        [ref for step in steps for ref in step.refs],
+        [producer for step in steps for producer in step.producers],
+    )
+
+
+def thresholds(report: StepReport) -> set[float | None]:
+    return {
+        report.step_discrepancy_threshold, report.step_threshold, report.sample_threshold, report.step_score,
+        report.step_discrepancy, *(v.threshold for v in report.verdicts), *(v.score for v in report.verdicts),
+        *(v.pvalue for v in report.verdicts), *(v.discrepancy for v in report.verdicts),
+    }  # fmt: skip
+
+
+def test_flipped_labels_are_held_and_honest_samples_are_not(world: World) -> None:
+    (report,) = world.run(world.engine(correction=HOLD), 1, 1, n=60, flipped=4)
+    held = [row for row, v in enumerate(report.verdicts) if v.verdict is Verdict.QUARANTINE]
+    assert sum(row < 4 for row in held) >= 3
+    assert sum(row >= 4 for row in held) <= 2
+    for row in held:
+        verdict = report.verdicts[row]
+        assert verdict.reason is Reason.SAMPLE
+        assert verdict.score is not None
+        assert verdict.threshold is not None
+        assert verdict.pvalue is not None
+        assert verdict.score > verdict.threshold
+        assert verdict.pvalue <= 0.01
+    assert report.updated
+    assert report.armed
+
+
+def test_the_sample_rate_holds_through_the_whole_guard(world: World) -> None:
+    """12,000 clean samples against eight probe sets, in steps that change no weight."""
+    suspected = 0
+    for seed in range(8):
+        engine = world.engine(probe=0, learner=LearnerConfig(lr=0.0), correction=HOLD, guard=guard(sample_rate=0.05))
+        engine.set_probe(*world.samples(420, seed=100 + seed), created_at=0, source="tests")
+        for number in range(3):
+            report = engine.process(world.step(number, n=500, seed=1_000 + 10 * seed + number))
+            assert not report.alarms
+            suspected += report.counts[Verdict.QUARANTINE]
+    # One probe set's rate has a standard deviation of 1.9 points (126 samples), the mean of eight 0.7.
+    assert suspected / 12_000 == pytest.approx(0.05, abs=0.022)
+
+
+@pytest.mark.parametrize("missing", ["probe set", "snapshot", "mode"])
+def test_unarmed_is_said_and_gives_none_and_never_zero(world: World, missing: str) -> None:
+    match missing:
+        case "probe set":
+            engine, says = world.engine(probe=0), "there is no probe set"
+        case "snapshot":
+            engine = Engine(world.recipe, world.config())
+            engine.set_probe(*world.samples(420, seed=11), created_at=0, source="tests")
+            says = "there is no historical snapshot yet"
+        case _:
+            engine, says = world.engine(guard=guard(mode=GuardMode.OFF)), "the mode is off"
+    assert engine.unarmed_because == says
+    (report,) = world.run(engine, 1, 1, flipped=5)
+    assert not report.armed
+    assert report.verdicts == (UNARMED,) * 20
+    assert thresholds(report) == {None}
+    assert report.updated
+    assert (report.alarms, report.gate is None) == ((), missing != "snapshot")
+    assert engine.sample_threshold is None
+
+
+def test_a_ring_without_an_anchor_arms_itself_when_it_is_as_old_as_the_lag(world: World) -> None:
+    engine = Engine(world.recipe, world.config(snapshots=SnapshotConfig(lag=2), gate=GateConfig(enabled=False)))
+    engine.set_probe(*world.samples(420, seed=11), created_at=0, source="tests")
+    armed = [report.verdicts[0].reason is not Reason.UNARMED for report in world.run(engine, 1, 5)]
+    assert armed == [False, False, False, True, True]
+
+
+def test_a_threshold_of_exactly_zero_is_in_force(world: World) -> None:
+    """Every trusted sample alike: all evidence is constant, so the score's threshold is 0.0."""
+    engine = world.engine(probe=0, learner=LearnerConfig(lr=0.0), correction=HOLD)
+    engine.network.load({name: torch.zeros_like(tensor) for name, tensor in engine.weights().items()})
+    engine.set_anchor()
+    y = torch.arange(420) % 3
+    engine.set_probe(torch.full((420, 6), 0.5), y, created_at=0, source="tests")
+    x = torch.full((3, 6), 0.5)
+    x[2, 0] = 0.4
+    report = engine.process(world.of(1, x, torch.arange(3)))
+    assert report.sample_threshold == 0.0
+    assert report.sample_threshold is not None
+    assert engine.sample_threshold is not None
+    assert [v.score == 0.0 for v in report.verdicts] == [True, True, False]
+    assert [v.verdict for v in report.verdicts] == [Verdict.ACCEPT, Verdict.ACCEPT, Verdict.QUARANTINE]
+    assert {v.threshold for v in report.verdicts} == {0.0}
+
+
+def test_observe_scores_as_weir_does_and_never_acts(world: World) -> None:
+    observing, acting, off = (
+        world.engine(guard=guard(mode=mode)) for mode in (GuardMode.OBSERVE, GuardMode.WEIR, GuardMode.OFF)
+    )
+    step = world.step(1, n=40, flipped=30)
+    seen, acted = observing.process(step), acting.process(step)
+    off.process(step)
+    assert not seen.armed
+    assert observing.unarmed_because == "the mode is observe"
+    assert [replace(v, verdict=Verdict.ACCEPT) for v in acted.verdicts if v.reason is not Reason.VETO] == [
+        s for s, a in zip(seen.verdicts, acted.verdicts, strict=True) if a.reason is not Reason.VETO
+    ]
+    assert seen.counts == {Verdict.ACCEPT: 40}
+    assert {v.reason for v in seen.verdicts} - {Reason.CLEAN}
+    assert acted.counts[Verdict.ACCEPT] < 40
+    assert seen.gate is None
+    for name in ("alarms", "step_score", "step_threshold", "sample_threshold", "step_discrepancy"):
+        assert getattr(seen, name) == getattr(acted, name)
+    weights = observing.weights()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in off.weights().items())
+
+
+def test_a_suspect_is_corrected_until_it_is_no_longer_one(world: World) -> None:
+    config = CorrectionConfig(epsilon=0.3, steps=10)
+    engine = world.engine(correction=config, gate=GateConfig(enabled=False))
+    holding = world.engine(correction=HOLD, gate=GateConfig(enabled=False))
+    step = world.step(1, n=60, flipped=4)
+    corrected, held = engine.process(step), holding.process(step)
+    suspects = {row for row, v in enumerate(held.verdicts) if v.verdict is Verdict.QUARANTINE}
+    fixed = {row for row, v in enumerate(corrected.verdicts) if v.verdict is Verdict.CORRECT}
+    assert fixed
+    assert fixed <= suspects
+    for row in fixed:  # what is told is why it was suspected, as it came
+        assert replace(corrected.verdicts[row], verdict=Verdict.QUARANTINE) == held.verdicts[row]
+    assert corrected.updated
+
+
+def test_a_ball_too_small_corrects_nothing(world: World) -> None:
+    engine = world.engine(correction=CorrectionConfig(epsilon=1e-4), gate=GateConfig(enabled=False))
+    (report,) = world.run(engine, 1, 1, n=60, flipped=4)
+    assert report.counts[Verdict.CORRECT] == 0
+    assert report.counts[Verdict.QUARANTINE] >= 3
+
+
+def test_a_hostile_producer_is_held_whole_and_its_neighbours_are_not(world: World) -> None:
+    engine = world.engine(correction=HOLD, guard=guard(producer_rate=1e-4, step_rate=1e-4, producer_window=30))
+    for number in range(3):
+        evil = world.step(10 + number, n=15, flipped=15, producer="eve")
+        report = engine.process(mixed(number, world.step(number, n=30), evil))
+    assert report.alarmed_producers == ("eve",)
+    assert Reason.PRODUCER in report.alarms
+    theirs = {(v.verdict, v.reason) for v, p in zip(report.verdicts, report.producers, strict=True) if p == "eve"}
+    assert theirs == {(Verdict.QUARANTINE, Reason.PRODUCER)}
+    ours = [v for v, p in zip(report.verdicts, report.producers, strict=True) if p == "ann"]
+    assert sum(v.verdict is Verdict.QUARANTINE for v in ours) <= 2
+    assert {v.reason for v in ours} <= {Reason.CLEAN, Reason.SAMPLE}
+    standing = {record.producer: record.standing for record in engine.producers()}
+    assert standing == {"ann": Standing.GOOD, "eve": Standing.WATCHED}
+
+
+def test_a_step_alarm_that_no_producer_explains_holds_the_step(world: World) -> None:
+    engine = world.engine(guard=guard(step_rate=1e-3))
+    x, y = world.samples(90, seed=5)
+    y[:60] = (y[:60] + 1) % 3
+    names = [f"p{row}" for row in range(90)]
+    report = engine.process(replace(world.of(1, x, y), producers=names))
+    assert report.alarms == (Reason.STEP,)
+    assert report.alarmed_producers == ()
+    assert report.step_score is not None
+    assert report.step_threshold is not None
+    assert report.step_score > report.step_threshold
+    assert {(v.verdict, v.reason) for v in report.verdicts} == {(Verdict.QUARANTINE, Reason.STEP)}
+    assert not report.updated
+    assert report.loss is None
+    assert engine.updates == 0
+
+
+def test_the_calibration_is_renewed_every_refresh_steps_and_after_every_replacement(world: World) -> None:
+    engine = world.engine(guard=guard(refresh=4))
+    bounds = [report.step_discrepancy_threshold for report in world.run(engine, 1, 8)]
+    assert len(set(bounds[:4])) == len(set(bounds[4:])) == 1
+    assert bounds[3] != bounds[4]
+    world.run(engine, 9, 9)
+    engine.set_anchor()
+    assert engine.sample_threshold is None
+    (report,) = world.run(engine, 10, 10)
+    assert report.step_discrepancy == 0.0
+    engine.set_probe(*world.samples(420, seed=12), created_at=0, source="tests")
+    assert engine.sample_threshold is None
+    world.run(engine, 11, 11)
+    assert engine.sample_threshold is not None
+
+
+def test_a_mode_set_by_an_admin_outlives_a_restart_until_it_is_set_back(world: World) -> None:
+    engine = world.engine()
+    engine.set_mode(GuardMode.OBSERVE)
+    again = world.engine()
+    again.load_state(engine.state())
+    assert again.mode is GuardMode.OBSERVE
+    again.set_mode(GuardMode.WEIR)
+    other = world.engine(guard=guard(mode=GuardMode.OFF))
+    other.load_state(again.state())
+    assert other.mode is GuardMode.OFF  # back at what is configured, whatever that is now
+
+
+def test_a_mode_that_the_probe_set_does_not_carry_is_refused(world: World) -> None:
+    engine = world.engine(probe=60, guard=guard(mode=GuardMode.OFF))
+    for mode in (GuardMode.WEIR, GuardMode.OBSERVE):
+        with pytest.raises(InvalidProbe, match="60 samples"):
+            engine.set_mode(mode)
+        assert engine.mode is GuardMode.OFF
+    world.run(engine, 1, 1)
+
+
+def test_a_state_whose_probe_set_is_too_small_for_the_configuration_is_refused(world: World) -> None:
+    state = world.engine(probe=60, guard=guard(sample_rate=0.1)).state()
+    with pytest.raises(InvalidProbe, match="99 for thresholds"):
+        world.engine().load_state(state)
