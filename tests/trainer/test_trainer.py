@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from weir.core import Engine
 from weir.errors import NotReady
 from weir.stores.base import Cursor, Held, HeldState, Journal, Log, Quarantine
 from weir.trainer import Trainer, initialise
-from weir.types import SampleRef, State, Step, StepReport, Verdict
+from weir.types import SampleRef, SampleVerdict, State, Step, StepReport, Verdict
 
 if TYPE_CHECKING:
     from tests.trainer.conftest import House, Open
@@ -55,7 +56,7 @@ class TestDeliveries:
         engine = Engine(trainer.engine.recipe, trainer.engine.config)
         engine.load_state(trained)
         refs = [SampleRef(entry.id, index) for entry in entries for index in range(entry.samples)]
-        verdicts = []
+        verdicts: list[SampleVerdict] = []
         for number, at in enumerate(range(0, 230, 20), 1):
             rows = slice(at, at + 20)
             x, y = stream[0][rows], stream[1][rows]
@@ -132,13 +133,14 @@ class TestOrder:
             def __getattr__(self, name: str) -> Any:
                 return getattr(real, name)
 
-            def put(self, samples: list[Held]) -> None:
-                for sample in samples:
+            def put(self, samples: Iterable[Held]) -> None:
+                held = list(samples)
+                for sample in held:
                     line = {line.index: line for line in journal.samples(sample.batch)}[sample.index]
                     assert line.verdict == sample.verdict
                     assert line.step == sample.step
-                seen.append({sample.id for sample in samples})
-                real.put(samples)
+                seen.append({sample.id for sample in held})
+                real.put(held)
 
         quarantine: Quarantine = Watched()
         trainer = house.drain(stores=replace(house.stores, quarantine=quarantine))
@@ -191,12 +193,12 @@ class TestLife:
     def test_it_is_alive_from_the_start_and_learns_without_being_asked(self, house: House, stream: Stream) -> None:
         trainer = house.trainer()
         trainer.start()
-        assert trainer.status.alive
+        begun = trainer.status
         (entry,) = house.post(*stream)
         assert house.stores.journal.wait(entry.id, 230, 30)
         trainer.stop()
-        assert not trainer.status.alive
-        assert trainer.status.failure is None
+        ended = trainer.status
+        assert (begun.alive, ended.alive, ended.failure) == (True, False, None)
 
     def test_from_the_start_only_the_trainers_thread_touches_the_engine(
         self, house: House, stream: Stream, monkeypatch: pytest.MonkeyPatch
@@ -328,7 +330,8 @@ class TestLife:
         reports: list[StepReport] = []
         status = house.drain(listeners=[reports.append]).status
         last = reports[-1]
-        assert (status.step, status.updates) == (last.step, last.updates) == (12, 12)
+        assert status.step == last.step == 12
+        assert status.updates == last.updates == sum(report.updated for report in reports)
         assert status.probe_accuracy == last.probe_accuracy
         assert status.progressive_accuracy == last.progressive_accuracy
         assert status.sample_threshold == last.sample_threshold

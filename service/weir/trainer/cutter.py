@@ -104,11 +104,12 @@ class Cutter:
         """How many more entries the next cut needs, as far as can be told; 0 or less when it has enough."""
         if until is not None:
             return until.position + (until.offset > 0) - self.read
+        if not self._pending:
+            return 1  # whether deliveries are small or large is not known yet
         if any(p.entry.kind is not EntryKind.BATCH for p in self._pending):
             return 0
         missing = self._step_size - sum(p.entry.samples for p in self._pending) + self.cursor.offset
-        typical = self._pending[-1].entry.samples if self._pending else 1
-        return max(1, missing // typical) if missing > 0 else 0
+        return max(1, missing // self._pending[-1].entry.samples) if missing > 0 else 0
 
     def _spans(self, until: Cursor | None) -> list[tuple[_Pending, int, int]]:
         """Which samples of which pending entries make up the next step."""

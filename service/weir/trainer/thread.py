@@ -159,9 +159,9 @@ class Trainer:
             self._command(cut)
         self.stores.log.consumed(cut.end.position)
         self.publication = self._published()
-        self.status = self._measured()
         if self.step % self._config.checkpoint_every == 0:
             self.checkpoint("every")
+        self.status = self._measured()
         return True
 
     def _process(self, cut: StepCut, recorded: Decision | None) -> None:
