@@ -91,6 +91,7 @@ def opened(data: Path) -> Any:
 @pytest.mark.parametrize(
     "command",
     [
+        ("demo",),
         ("burnin",),
         ("serve",),
         ("stream",),

@@ -17,7 +17,7 @@ from weir.demo.story import Plan
 from weir.errors import Forbidden, ServiceUnavailable
 from weir.types import GuardMode
 
-SHORT = Plan(test=1140, before=1, preparations=1, triggers=1, judged=1)
+SHORT = Plan(test=850, before=1, preparations=1, judged=1)
 
 
 @pytest.fixture(scope="module")

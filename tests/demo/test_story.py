@@ -34,7 +34,7 @@ def test_every_batch_is_full_and_the_attacker_has_what_it_needs(given: story.Par
 
 
 def test_the_story_plays_every_honest_batch_and_attacks_once() -> None:
-    plan = Plan(before=2, preparations=3, triggers=1)
+    plan = Plan(before=2, preparations=3)
     assert list(plan.phases(4)) == [
         *[Phase.BEFORE] * 2,
         *[Phase.ACCUMULATE] * 3,

@@ -42,7 +42,6 @@ CONFIG = EngineConfig(
     learner=LearnerConfig(lr=0.02, momentum=0.9, freeze_norm=False),
     guard=GUARD,
     correction=CorrectionConfig(steps=3),
-    snapshots=SnapshotConfig(lag=2),
 )
 
 

@@ -67,7 +67,8 @@ class QuarantineAfter(Through):
 
 class ConsumedBefore(Through):
     def consumed(self, position: int) -> None:
-        if position and (self._fatal := self._fatal - 1) <= 0:
+        self._fatal -= 1  # the first call is that of a trainer that is made
+        if self._fatal == 0:
             raise PowerCut
         self._real.consumed(position)
 

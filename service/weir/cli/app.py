@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import weir
-from weir.cli import bench, burnin, checkpoints, keys, probe, quarantine, serve, stream
+from weir.cli import bench, burnin, checkpoints, demo, keys, probe, quarantine, serve, stream
 
 _ABOUT = """An online-learning service with a guard against poisoned batches.
 
@@ -29,6 +29,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command()(demo.demo)
 app.command()(burnin.burnin)
 app.command()(serve.serve)
 app.command()(stream.stream)

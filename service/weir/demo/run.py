@@ -117,7 +117,7 @@ def _hostile(service: Service, plan: Plan, given: Parts, seed: int) -> HostilePr
         given.attacker,
         threat=ThreatModel(epsilon=plan.epsilon),
         validation=plan.validation,
-        strike=plan.ammunition,
+        strike=plan.trigger,
         seed=seed,
     )
 

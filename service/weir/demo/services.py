@@ -161,6 +161,7 @@ def _environment(mode: GuardMode, engine: Engine, step_size: int) -> dict[str, s
     learner = engine.config.learner
     settings = {
         "GUARD_MODE": mode,
+        "GUARD_SAMPLE_RATE": engine.config.guard.sample_rate,
         "LEARNER_LR": learner.lr,
         "LEARNER_MOMENTUM": learner.momentum,
         "SEED": engine.config.seed,

@@ -9,7 +9,7 @@ from enum import StrEnum
 import torch
 
 from weir import datasets
-from weir.core import BurnIn, Engine, EngineConfig, LearnerConfig, burn_in
+from weir.core import BurnIn, Engine, EngineConfig, GuardConfig, LearnerConfig, burn_in
 from weir.datasets import Dataset
 from weir.types import Batch, InputSpec, Recipe
 
@@ -32,29 +32,30 @@ class Phase(StrEnum):
 class Plan:
     """All numbers of the story; sizes are in samples, and what the sizes leave over is the honest stream.
 
-    Few samples, learned well, make a model that is right most of the time and has much to learn. One trigger batch
-    costs an unguarded model 10 points on average but not for every seed, so the attacker sends a second.
+    A light burn-in leaves the stream something to teach. Momentum is what the attack lives on: without it the same
+    batches cost an unguarded model two to four points, with it twelve and more.
     """
 
-    burn_in: int = 60
-    probe: int = 340
+    burn_in: int = 500
+    probe: int = 200
     test: int = 400
-    validation: int = 72
-    ammunition: int = 100
-    batch: int = 20
+    validation: int = 72  # what the attacker wants to spoil
+    ammunition: int = 125  # what it draws its batches from
+    batch: int = 25
     before: int = 10  # honest batches ahead of the attack
     preparations: int = 12  # batches of the accumulative phase
-    triggers: int = 2  # trigger batches, each of the whole ammunition
+    trigger: int = 100  # samples of the one trigger batch
     judged: int = 5  # evaluations after the trigger, and at the end, of which the median counts
-    lr: float = 0.02
+    lr: float = 0.01
     momentum: float = 0.9
+    sample_rate: float = 0.02  # a probe set of 200 is too small for 1 %
     epsilon: float = 0.3
 
     def phases(self, honest: int) -> Iterator[Phase]:
         """The phase of every batch, for a stream of ``honest`` batches."""
         yield from [Phase.BEFORE] * self.before
         yield from [Phase.ACCUMULATE] * self.preparations
-        yield from [Phase.TRIGGER] * self.triggers
+        yield Phase.TRIGGER
         yield from [Phase.AFTER] * (honest - self.before)
 
 
@@ -84,9 +85,10 @@ def parts(plan: Plan, seed: int) -> Parts:
 
 def trained(plan: Plan, given: Parts, seed: int, *, at: float) -> Engine:
     """The engine that all services start from: burnt in, with its probe set."""
-    recipe = Recipe("mlp", InputSpec((1, 8, 8), given.burn_in.classes, 0.0, 1.0), {"hidden": 128})
-    config = EngineConfig(learner=LearnerConfig(lr=plan.lr, momentum=plan.momentum), seed=seed)
-    burn = BurnIn(epochs=40, batch=25, lr=0.05)
+    recipe = Recipe("mlp", InputSpec((1, 8, 8), given.burn_in.classes, 0.0, 1.0), {"hidden": 64})
+    learner = LearnerConfig(lr=plan.lr, momentum=plan.momentum)
+    config = EngineConfig(learner=learner, guard=GuardConfig(sample_rate=plan.sample_rate), seed=seed)
+    burn = BurnIn(epochs=2, batch=25, lr=0.05)
     engine = burn_in(recipe, config, given.burn_in.x, given.burn_in.y, plan=burn)
     engine.set_probe(given.probe.x, given.probe.y, created_at=at, source="demo")
     return engine
