@@ -213,6 +213,19 @@ def test_the_calibration_is_renewed_every_refresh_steps_and_after_every_replacem
     assert engine.sample_threshold is not None
 
 
+@pytest.mark.parametrize("ring", [{"lag": 2}, {"lag": 6, "every": 3}])
+def test_clean_steps_raise_no_alarm_against_a_ring_however_rare_the_refresh(world: World, ring: dict[str, int]) -> None:
+    """The last few updates are small or large: a calibration of a few steps ago says nothing about them."""
+    engine = world.engine(
+        guard=guard(refresh=10, step_rate=1e-3, producer_rate=1e-3),
+        snapshots=SnapshotConfig(**ring),
+        learner=LearnerConfig(lr=0.1),
+    )
+    reports = world.run(engine, 1, 60, n=50)
+    assert sum(bool(report.alarms) for report in reports) <= 1
+    assert sum(report.counts[Verdict.QUARANTINE] for report in reports) <= 0.03 * 60 * 50
+
+
 def test_a_mode_set_by_an_admin_outlives_a_restart_until_it_is_set_back(world: World) -> None:
     engine = world.engine()
     engine.set_mode(GuardMode.OBSERVE)

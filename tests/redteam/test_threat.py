@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from tests.test_imports import WEB_AND_DATABASE, loaded_by
 from torch import Tensor, nn
 
 from weir.errors import InvalidSetting
@@ -100,3 +101,9 @@ def test_another_number_of_samples_is_refused() -> None:
 def test_budgets_that_make_no_sense_are_refused(values: dict[str, float], named: str) -> None:
     with pytest.raises(InvalidSetting, match=named):
         ThreatModel(**values)  # type: ignore[arg-type]
+
+
+def test_the_attacks_load_where_there_is_no_web_or_database_package() -> None:
+    loaded = loaded_by("import weir.redteam")
+    assert "weir.redteam.accumulative" in loaded
+    assert not loaded & WEB_AND_DATABASE

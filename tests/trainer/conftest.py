@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from weir.core import (
     EngineConfig,
     GuardConfig,
     LearnerConfig,
-    SnapshotConfig,
     burn_in,
 )
 from weir.stores.base import CheckpointInfo, Cursor, Decision, Entry, EntryKind, Held, HeldFilter, Stores
@@ -182,13 +181,13 @@ def trained() -> State:
     return engine.state()
 
 
-@pytest.fixture
-def open_house(tmp_path: Path, trained: State) -> Iterator[Open]:
+@contextmanager
+def street(place: Path, trained: State) -> Iterator[Open]:
     """Opens houses in folders of their own; each holds the same model after burn-in."""
     with ExitStack() as to_close:
 
         def opened(name: str = "house", *, keep: int = 20, empty: bool = False) -> House:
-            folder = tmp_path / name
+            folder = place / name
             folder.mkdir(exist_ok=True)
             database = to_close.enter_context(Sqlite(folder / "weir.db", clock=lambda: NOW))
             parts = (database.log, database.journal, database.quarantine, database.audit, database.keys)
@@ -203,12 +202,26 @@ def open_house(tmp_path: Path, trained: State) -> Iterator[Open]:
 
 
 @pytest.fixture
+def open_house(tmp_path: Path, trained: State) -> Iterator[Open]:
+    """Opens houses in folders of their own; each holds the same model after burn-in."""
+    with street(tmp_path, trained) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def open_shared(tmp_path_factory: pytest.TempPathFactory, trained: State) -> Iterator[Open]:
+    """The same, for houses that the tests of a module only look at."""
+    with street(tmp_path_factory.mktemp("shared"), trained) as opened:
+        yield opened
+
+
+@pytest.fixture
 def house(open_house: Open) -> House:
     """One house."""
     return open_house()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def stream() -> tuple[Tensor, Tensor]:
     """230 samples, every ninth with a wrong label: full steps and a rest."""
     return samples(230, seed=20, flip_every=9)

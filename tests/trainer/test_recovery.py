@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 from torch import Tensor
 
 from weir.core import GateConfig, SnapshotConfig
@@ -102,18 +101,19 @@ def story(house: House) -> list[tuple[Any, ...]]:
     ]
 
 
-@pytest.fixture
-def straight(open_house: Open, stream: Stream) -> House:
+@pytest.fixture(scope="module")
+def straight(open_shared: Open, stream: Stream) -> House:
     """A house in which nothing ever happened."""
-    house = open_house("straight")
+    house = open_shared("straight")
     deliver(house, stream)
     assert house.drain(checkpoint_every=4).status.failure is None
     assert house.held
     return house
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("step", [1, 6, 13])
+@pytest.mark.parametrize(
+    ("fault", "step"), [*((fault, 6) for fault in FAULTS), ("after the journal", 1), ("before the quarantine", 13)]
+)
 def test_a_trainer_that_dies_is_made_good_to_the_last_bit(
     open_house: Open, straight: House, stream: Stream, fault: str, step: int
 ) -> None:
@@ -131,7 +131,9 @@ def test_a_trainer_that_dies_is_made_good_to_the_last_bit(
     assert alive.status.vetoes == sum(decision.vetoed for decision in house.decisions)
 
 
-def test_dying_after_every_single_step_changes_nothing_either(open_house: Open, straight: House, stream: Stream) -> None:
+def test_dying_after_every_single_step_changes_nothing_either(
+    open_house: Open, straight: House, stream: Stream
+) -> None:
     house = open_house("crashed")
     deliver(house, stream)
     for step in range(1, 16):
@@ -228,11 +230,11 @@ def test_a_release_is_learned_again_by_weights_that_lost_it(open_house: Open, st
         each.post(stream[0][:100], stream[1][:100])
         each.drain()
         sample = next(s for s in each.held if s.verdict.reason.value == "sample")
-        each.order(EntryKind.RELEASE, id=sample.id, label=2, force=False)
+        each.order(EntryKind.RELEASE, id=sample.id, label=(sample.label - 1) % 3, force=False)
         each.post(stream[0][100:], stream[1][100:])
     straight.drain()
     house.crash(8)
-    assert next(s for s in house.held if s.relabel == 2).state.value == "released"
+    assert next(s for s in house.held if s.relabel is not None).state.value == "released"
     house.drain()
     assert house.bits == straight.bits
     assert story(house) == story(straight)
@@ -266,11 +268,7 @@ def test_the_ring_goes_on_where_it_was(open_house: Open, stream: Stream) -> None
         house.post(x[at : at + 60], y[at : at + 60])
         house.drain(engine=config, listeners=[again.append])
     assert [report.lag for report in again] == [report.lag for report in reports]
-    assert all(torch.equal(a, b) for a, b in zip(_tensors(house), _tensors(straight), strict=True))
-
-
-def _tensors(house: House) -> list[Tensor]:
-    return list(house.newest[1].tensors.values())
+    assert house.bits == straight.bits
 
 
 def _forget(house: House, checkpoint: str) -> None:

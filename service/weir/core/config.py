@@ -66,7 +66,7 @@ class GuardConfig(Tunables):
     producer_rate: float = tunable(0.001, "share of clean producer windows that may raise an alarm", low=1e-9, high=0.5)
     producer_window: int = tunable(200, "newest samples of a producer that are judged together", low=2)
     per_class: int = tunable(100, "probe samples a class needs for a threshold of its own", low=2)
-    refresh: int = tunable(1, "steps between two calibrations on the probe set", low=1)
+    refresh: int = tunable(1, "steps between two calibrations against the anchor; with a lag it is every step", low=1)
     image_evidence: bool = tunable(False, "add the two signals that only make sense for images")
     dsc_base: float | None = tunable(0.5, "dsc: threshold at step 0, nats; unset: calibrated on the probe set", low=0.0)
     dsc_slope: float = tunable(0.02, "dsc: growth of the threshold per step, nats", low=0.0)

@@ -202,9 +202,13 @@ class Guard:
         return judge_mean(x, y, discrepancy, threshold, self._correction)
 
     def _calibrated(self, snapshot: Snapshot) -> Calibration:
-        """The calibration in force, made anew when it is ``refresh`` steps old."""
+        """The calibration in force, made anew when it is ``refresh`` steps old, and always against the ring.
+
+        Discrepancies to the distant anchor change slowly. Those to a snapshot of the ring are as small as the last few
+        updates: under a calibration of a few steps ago one clean step in four raised an alarm.
+        """
         self._age += 1
-        if self._calibration is not None and self._age < self._config.refresh:
+        if self._calibration is not None and self._age < self._config.refresh and snapshot is self._snapshots.anchor:
             return self._calibration
         assert self.probe is not None
         (fit, fit_y), (threshold, labels) = self._part("fit"), self._part("threshold")
