@@ -32,8 +32,8 @@ class Phase(StrEnum):
 class Plan:
     """All numbers of the story; sizes are in samples, and what the sizes leave over is the honest stream.
 
-    A light burn-in leaves the stream something to teach. Momentum is what the attack lives on: without it the same
-    batches cost an unguarded model two to four points, with it twelve and more.
+    A light burn-in leaves the stream something to teach. Momentum carries the attack from batch to batch: without it
+    some seeds lose nothing.
     """
 
     burn_in: int = 500
