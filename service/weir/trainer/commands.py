@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 from weir import codec
 from weir.core import Engine
-from weir.errors import InvalidInput, WeirError
+from weir.errors import InvalidInput, StorageFailed, WeirError
 from weir.stores.base import CheckpointInfo, Entry, EntryKind, Held, HeldState, Stores
 from weir.types import GuardMode, SampleRef, Step, StepReport
 
@@ -41,9 +41,14 @@ class Host(Protocol):
 
 
 def run(host: Host, entry: Entry) -> Outcome:
-    """Carry out one command; a WeirError becomes the result ``{"error": ...}``."""
+    """Carry out one command; a WeirError becomes the result ``{"error": ...}``, but for StorageFailed.
+
+    A disk that fails half-way leaves the engine changed and its record unwritten: only a restart makes that good.
+    """
     try:
         return COMMANDS[entry.kind](host, entry)
+    except StorageFailed:
+        raise
     except WeirError as error:
         return Outcome({"error": problem(error)})
 
