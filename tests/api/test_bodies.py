@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
 import pytest
 from tests.api.conftest import House, Open, batch
 
@@ -112,41 +110,3 @@ def test_a_commands_body_is_json_and_nothing_else(small: House) -> None:
     broken = admin.put("/v1/mode", content=b"{", headers={"Content-Type": "application/json"})
     assert (broken.status_code, broken.json()["field"]) == (422, "body")
     assert small.stand() == before
-
-
-def test_many_that_wait_do_not_keep_others_waiting(open_house: Open, tmp_path: Path) -> None:
-    """A hundred requests wait on two threads; others are served meanwhile."""
-    import anyio
-
-    limits = Limits(waiters=2)
-    with open_house(tmp_path, started=False, limits=limits) as house:
-        still_waiting: list[int] = []
-
-        async def all_at_once() -> None:
-            headers = {"Authorization": f"Bearer {house.keys['alice']}", **BINARY}
-            pool = httpx.Limits(max_connections=None)
-            async with (
-                httpx.AsyncClient(
-                    base_url=house.address, headers=headers, limits=pool, verify=False, trust_env=False, timeout=30
-                ) as client,
-                anyio.create_task_group() as group,
-            ):
-                waiting = 0
-
-                async def wait() -> None:
-                    nonlocal waiting
-                    waiting += 1
-                    answer = await client.post("/v1/batches?wait=3", content=encode(batch()))
-                    waiting -= 1
-                    assert answer.status_code == 202
-
-                for _ in range(100):
-                    group.start_soon(wait)
-                while house.stores.log.tail() < 100:
-                    await anyio.lowlevel.checkpoint()
-                answer = await client.get("/v1/batches/b_0")
-                assert answer.status_code == 404
-                still_waiting.append(waiting)
-
-        anyio.run(all_at_once)
-        assert still_waiting == [100]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
 from tests.api.conftest import NOW, House, Open, batch
 
 from weir.api.service import Limits
+from weir.errors import StorageFailed
 from weir.stores.base import EntryKind, HeldState
 
 
@@ -145,8 +146,23 @@ def test_a_release_is_refused_while_no_trainer_could_learn_it(open_house: Open, 
         before = house.stand()
         answer = house.caller("reviewer").post(f"/v1/quarantine/{sample}/release")
         assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
-        assert house.stores.quarantine.get(sample).state is HeldState.HELD
+        held = house.stores.quarantine.get(sample)
+        assert (held.state, held.resolved_by) == (HeldState.HELD, None)
         assert house.stand() == before
+
+
+def test_a_release_that_cannot_be_logged_leaves_the_sample_held(
+    service_app: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample = service_app.hold_one()
+
+    def full(*_: object, **__: object) -> NoReturn:
+        raise StorageFailed("the disk is full")
+
+    monkeypatch.setattr(service_app.stores.log, "append", full)
+    answer = service_app.caller("reviewer").post(f"/v1/quarantine/{sample}/release")
+    assert (answer.status_code, answer.json()["code"]) == (503, "storage_failed")
+    assert service_app.stores.quarantine.get(sample).state is HeldState.HELD
 
 
 def test_a_release_that_the_learner_does_not_get_to_is_queued(open_house: Open, tmp_path: Path) -> None:

@@ -219,7 +219,7 @@ def test_clean_steps_raise_no_alarm_against_a_ring_however_rare_the_refresh(worl
     engine = world.engine(
         guard=guard(refresh=10, step_rate=1e-3, producer_rate=1e-3),
         snapshots=SnapshotConfig(**ring),
-        learner=LearnerConfig(lr=0.1),
+        learner=LearnerConfig(lr=0.05),
     )
     reports = world.run(engine, 1, 60, n=50)
     assert sum(bool(report.alarms) for report in reports) <= 1

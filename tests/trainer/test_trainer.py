@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -221,17 +220,36 @@ class TestLife:
 
     def test_stop_learns_what_is_left_and_writes_a_checkpoint(self, house: House, stream: Stream) -> None:
         house.post(*stream, size=7)
-        trainer = house.trainer(step_linger_seconds=3_600)
-        trainer.start()
-        begun = time.monotonic()
-        trainer.stop()
-        assert time.monotonic() - begun < 10  # the linger is no reason to wait
+        trainer = house.drain()
         info, _ = house.newest
         assert (info.reason, info.step, info.cursor) == ("stop", 12, Cursor(33, 0))
         assert trainer.status.checkpoint == info.id
         assert trainer.status.position == house.stores.log.tail() == 33
         assert house.stores.log.backlog().batches == 0
         assert sum(house.cuts) == 230
+
+    def test_a_long_linger_does_not_keep_a_stop_waiting(self, house: House, stream: Stream) -> None:
+        real = house.stores.log
+        waited: list[float] = []
+        waiting = threading.Event()
+
+        class Watched:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(real, name)
+
+            def wait(self, after: int, timeout: float) -> bool:
+                waited.append(timeout)
+                waiting.set()
+                return real.wait(after, 0.01)
+
+        log: Log = Watched()
+        trainer = house.trainer(stores=replace(house.stores, log=log), step_linger_seconds=3_600)
+        house.post(stream[0][:5], stream[1][:5])
+        trainer.start()
+        assert waiting.wait(30)
+        trainer.stop()
+        assert max(waited) <= 1
+        assert house.cuts == [5]
 
     def test_stop_without_time_writes_a_checkpoint_all_the_same(self, house: House, stream: Stream) -> None:
         trainer = house.trainer()

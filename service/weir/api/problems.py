@@ -71,7 +71,7 @@ class CommandFailed(Exception):
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The failures of a route, for its documentation; 401, 403, 422 and 503 are added by ``create_app``."""
+    """The failures of a route, for its documentation; 401, 403, 422, 500 and 503 are added by ``create_app``."""
     schema = {"content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
     return {status: {"description": HTTPStatus(status).phrase, **schema} for status in statuses}
 
