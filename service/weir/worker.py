@@ -175,9 +175,17 @@ def _introduce(worker: Worker, listener: socket.socket) -> None:
     else:
         logger.warning("guard NOT armed, mode %s: %s", status.mode, status.unarmed_because)
     host, port = listener.getsockname()[:2]
-    keyed = any(record.revoked_at is None for record in worker.stores.keys.all())
-    who = "every request needs a key" if keyed else "no keys: this machine only, every role"
+    who = _who_may_ask(worker.stores)
     logger.info("listening on http://%s:%d (%s)", f"[{host}]" if ":" in host else host, port, who)
+
+
+def _who_may_ask(stores: Stores) -> str:
+    keys = stores.keys.all()
+    if not keys:
+        return "no keys: this machine only, every role"
+    if all(record.revoked_at is not None for record in keys):
+        return "every key is revoked, so nobody may ask: make one with weir keys add"
+    return "every request needs a key"
 
 
 @contextmanager
