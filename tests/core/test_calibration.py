@@ -72,12 +72,13 @@ def test_columns_are_independent_and_order_does_not_matter() -> None:
     assert torch.equal(pvalues(reference.flip(0), values), p)
 
 
-def test_normal_scores_turn_small_pvalues_into_large_scores() -> None:
-    scores = normal_scores(torch.tensor([1.0, 0.5, 0.025, 0.0]))
-    assert scores[1] == 0
-    assert float(scores[2]) == pytest.approx(1.96, abs=1e-3)
-    assert bool(scores.isfinite().all())
-    assert scores.tolist() == sorted(scores.tolist())
+def test_normal_scores_are_the_normal_quantiles_of_ranks_and_ties_share_the_middle() -> None:
+    reference = torch.tensor([0.0, 0.0, 0.0, 1.0, 2.0])[:, None]
+    scores = normal_scores(reference, torch.tensor([-1.0, 0.0, 1.5, 9.0])[:, None])[:, 0]
+    # Below all, in the middle of the three zeros, between the last two, above all: of six gaps between five samples.
+    expected = [NormalDist().inv_cdf(rank / 6) for rank in (0.5, 2.0, 4.5, 5.5)]
+    assert scores.tolist() == pytest.approx(expected, rel=1e-5)
+    assert normal_scores(torch.zeros(9, 1), torch.zeros(2, 1)).tolist() == [[0.0], [0.0]]
 
 
 @pytest.mark.parametrize(("rate", "needed"), [(0.5, 1), (0.05, 19), (0.01, 99), (0.03, 33), (0.001, 999)])
@@ -130,7 +131,7 @@ def test_the_group_rate_holds_on_clean_draws(draw: Draw, size: int) -> None:
         evidence = draw(200 + size, seed=3 * trial)
         calibrated = calibration(evidence[:200])
         normal = calibrated.score(evidence[200:], zeros(size)).normal
-        alarms += calibrated.group_statistic(normal.mean(0), size) > group_threshold(rate, normal.shape[1])
+        alarms += calibrated.group_statistic(normal.mean(0), {0: size}) > group_threshold(rate, normal.shape[1])
     assert alarms / trials <= rate + 3 * (rate / trials) ** 0.5
 
 
@@ -139,14 +140,38 @@ def test_a_group_that_is_shifted_a_little_stands_out_where_no_sample_does() -> N
     shifted = gaussian(200, seed=2) + 0.8
     scores = calibrated.score(shifted, zeros(200))
     assert float((scores.score > scores.threshold).float().mean()) < 0.2
-    assert calibrated.group_statistic(scores.normal.mean(0), 200) > group_threshold(1e-6, 4)
+    assert calibrated.group_statistic(scores.normal.mean(0), {0: 200}) > group_threshold(1e-6, 4)
 
 
 def test_the_group_statistic_by_hand() -> None:
     calibrated = calibration(gaussian(100, seed=1))
     mean = torch.tensor([0.1, 0.4, -2.0])
-    assert calibrated.group_statistic(mean, 50) == pytest.approx(0.4 / (1 / 50 + 1 / 50) ** 0.5)
-    assert calibrated.group_statistic(mean, 10**9) == pytest.approx(0.4 * 50**0.5)
+    assert calibrated.group_statistic(mean, {0: 50}) == pytest.approx(0.4 / (1 / 50 + 1 / 50) ** 0.5)
+    assert calibrated.group_statistic(mean, {0: 10**9}) == pytest.approx(0.4 * 50**0.5)
+
+
+def test_a_group_is_measured_against_so_many_trusted_samples_as_its_classes_have() -> None:
+    labels = torch.tensor([0] * 40 + [1] * 10)
+    calibrated = calibration(gaussian(100, seed=1), labels=labels)
+    mean = torch.tensor([0.5])
+    assert calibrated.group_statistic(mean, {1: 50}) == pytest.approx(0.5 / (1 / 50 + 1 / 10) ** 0.5)
+    mixed = 0.8**2 / 40 + 0.2**2 / 10
+    assert calibrated.group_statistic(mean, {0: 40, 1: 10}) == pytest.approx(0.5 / (1 / 50 + mixed) ** 0.5)
+    assert calibrated.group_statistic(mean, {7: 50}) == pytest.approx(0.5 / (1 / 50 + 1) ** 0.5)  # a class unseen
+
+
+def test_a_group_of_the_hard_class_alone_is_not_suspect_for_being_hard() -> None:
+    """500 groups of one class whose every signal lies half a standard deviation above the others', at 1 %."""
+    rate, alarms, trials = 0.01, 0, 500
+    labels = torch.arange(300) % 3
+    hard = (labels == 2).float()[:, None] * 0.5
+    for trial in range(trials):
+        evidence = gaussian(700, seed=3 * trial)
+        calibrated = calibration(evidence[:600] + torch.cat([hard, hard]), labels=labels)
+        fresh = evidence[600:] + 0.5
+        normal = calibrated.score(fresh, torch.full((100,), 2)).normal
+        alarms += calibrated.group_statistic(normal.mean(0), {2: 100}) > group_threshold(rate, normal.shape[1])
+    assert alarms / trials <= rate + 3 * (rate / trials) ** 0.5
 
 
 def test_the_group_threshold_shares_the_rate_among_the_columns() -> None:

@@ -29,6 +29,11 @@ def scores(n: int, *, seed: int, shift: float = 0.0) -> Tensor:
     return torch.randn(n, 4, generator=torch.Generator().manual_seed(seed)) + shift
 
 
+def observe(producers: Producers, normal: Tensor, names: list[str], calibration: Calibration) -> frozenset[str]:
+    """One step in which every sample is of class 0."""
+    return producers.observe(normal, [0] * len(names), names, calibration)
+
+
 def watched(producers: Producers) -> set[str]:
     return {report.producer for report in producers.report() if report.standing is Standing.WATCHED}
 
@@ -37,7 +42,7 @@ def test_the_score_is_the_statistic_of_the_window_by_hand(calibration: Calibrati
     producers = Producers(GuardConfig(producer_window=10))
     steps = [scores(5, seed=seed) for seed in range(4)]
     for step in steps:
-        producers.observe(step, ["ann"] * 5, calibration)
+        observe(producers, step, ["ann"] * 5, calibration)
     (report,) = producers.report()
     newest = torch.cat(steps[-2:]).double()  # ten samples cover the window: older ones are forgotten
     assert report.score == pytest.approx(float(newest.mean(0).max()) / (1 / 10 + 1 / TRUSTED) ** 0.5, rel=1e-6)
@@ -47,19 +52,19 @@ def test_the_score_is_the_statistic_of_the_window_by_hand(calibration: Calibrati
 def test_the_window_covers_the_newest_samples_with_whole_steps(calibration: Calibration) -> None:
     producers = Producers(GuardConfig(producer_window=10))
     for n in (4, 4, 4, 7):
-        producers.observe(torch.ones(n, 4) * n, ["ann"] * n, calibration)
+        observe(producers, torch.ones(n, 4) * n, ["ann"] * n, calibration)
     kept = producers.state().values["windows"]["ann"]["chunks"]
-    assert [count for count, _ in kept] == [4, 7]
+    assert [classes for classes, _ in kept] == [[(0, 4)], [(0, 7)]]
 
 
 def test_rows_count_for_the_producer_that_sent_them(calibration: Calibration) -> None:
     mixed, alone = Producers(GuardConfig()), Producers(GuardConfig())
     rows = scores(30, seed=1)
     senders = ["ann", "bob", "cid"] * 10
-    mixed.observe(rows, senders, calibration)
+    observe(mixed, rows, senders, calibration)
     for name in ("ann", "bob", "cid"):
         mine = [row for row, sender in enumerate(senders) if sender == name]
-        alone.observe(rows[mine], [name] * len(mine), calibration)
+        observe(alone, rows[mine], [name] * len(mine), calibration)
     assert mixed.report() == alone.report()
 
 
@@ -67,13 +72,13 @@ def test_only_the_hostile_producer_alarms_and_stands_good_again_when_it_stops(ca
     producers = Producers(GuardConfig(producer_window=40))
     for step in range(8):
         hostile = scores(10, seed=step, shift=1.0)
-        alarmed = producers.observe(
-            torch.cat([scores(10, seed=100 + step), hostile]), ["ann"] * 10 + ["eve"] * 10, calibration
+        alarmed = observe(
+            producers, torch.cat([scores(10, seed=100 + step), hostile]), ["ann"] * 10 + ["eve"] * 10, calibration
         )
     assert alarmed == {"eve"}
     assert watched(producers) == {"eve"}
     for step in range(8):
-        alarmed = producers.observe(scores(10, seed=step, shift=-0.2), ["eve"] * 10, calibration)
+        alarmed = observe(producers, scores(10, seed=step, shift=-0.2), ["eve"] * 10, calibration)
     assert not alarmed
     assert not watched(producers)
 
@@ -84,13 +89,13 @@ def test_clean_windows_alarm_at_no_more_than_the_rate(calibration: Calibration) 
     rows = scores(5_000 * 40, seed=7)
     alarms = 0
     for trial, window in enumerate(rows.reshape(-1, 40, 4)):
-        alarms += len(producers.observe(window, [f"p{trial}"] * 40, calibration))
+        alarms += len(observe(producers, window, [f"p{trial}"] * 40, calibration))
     assert alarms / 5_000 <= 0.01 + 3 * (0.01 / 5_000) ** 0.5
 
 
 def test_a_producer_of_few_samples_is_not_blamed_for_one_of_them(calibration: Calibration) -> None:
     worst = calibration.score(torch.full((1, 3), 100.0), torch.zeros(1, dtype=torch.int64)).normal
-    assert not Producers(GuardConfig()).observe(worst, ["new"], calibration)
+    assert not observe(Producers(GuardConfig()), worst, ["new"], calibration)
 
 
 def test_the_record_counts_what_became_of_the_samples() -> None:
@@ -110,7 +115,7 @@ def test_the_number_of_producers_is_bounded_and_the_longest_unseen_goes_first(
     monkeypatch.setattr(module, "MOST_PRODUCERS", 3)
     producers = Producers(GuardConfig())
     for name in ("ann", "bob", "cid", "ann", "dan"):
-        producers.observe(scores(2, seed=1), [name] * 2, calibration)
+        observe(producers, scores(2, seed=1), [name] * 2, calibration)
     assert [report.producer for report in producers.report()] == ["cid", "ann", "dan"]
     producers.count(["eve"], [SampleVerdict(Verdict.ACCEPT, Reason.CLEAN)])
     assert [report.producer for report in producers.report()] == ["ann", "dan", "eve"]
@@ -119,17 +124,17 @@ def test_the_number_of_producers_is_bounded_and_the_longest_unseen_goes_first(
 def test_a_window_is_bounded_however_small_the_steps(calibration: Calibration) -> None:
     producers = Producers(GuardConfig(producer_window=20))
     for seed in range(300):
-        producers.observe(scores(1, seed=seed), ["ann"], calibration)
+        observe(producers, scores(1, seed=seed), ["ann"], calibration)
     assert len(producers.state().values["windows"]["ann"]["chunks"]) == 20
 
 
 def test_a_restart_goes_on_alike(calibration: Calibration) -> None:
     one, other = (Producers(GuardConfig(producer_window=10)) for _ in range(2))
     for seed in range(5):
-        one.observe(scores(6, seed=seed, shift=0.5), ["bob", "ann", "eve"] * 2, calibration)
+        observe(one, scores(6, seed=seed, shift=0.5), ["bob", "ann", "eve"] * 2, calibration)
         one.count(["bob"], [SampleVerdict(Verdict.QUARANTINE, Reason.SAMPLE)])
     other.load_state(State({}, json.loads(json.dumps(one.state().values))))
     assert other.report() == one.report()
     for producers in (one, other):
-        producers.observe(scores(3, seed=9), ["ann", "bob", "new"], calibration)
+        observe(producers, scores(3, seed=9), ["ann", "bob", "new"], calibration)
     assert other.report() == one.report()

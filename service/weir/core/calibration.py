@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -31,9 +32,17 @@ def pvalues(reference: Tensor, values: Tensor) -> Tensor:
     return ((1 + len(reference) - below).T / (len(reference) + 1)).to(values.dtype)
 
 
-def normal_scores(p: Tensor) -> Tensor:
-    """p-values to standard normal scores, large for small p (van der Waerden)."""
-    scores: Tensor = torch.special.ndtri((1 - p).clamp(1e-6, 1 - 1e-6))
+def normal_scores(reference: Tensor, values: Tensor) -> Tensor:
+    """Ranks among the reference as standard normal scores, column by column, large for large values (van der Waerden).
+
+    ``reference`` (n, k) and ``values`` (m, k) give (m, k). Ties share the middle of their ranks: a discrepancy is
+    exactly zero for many samples at once, and must then say nothing.
+    """
+    ascending, wanted = reference.T.contiguous().sort(dim=1).values, values.T.contiguous()
+    below = torch.searchsorted(ascending, wanted, right=False)
+    equal = torch.searchsorted(ascending, wanted, right=True) - below
+    ranks = (below + (equal + 1) / 2).T / (len(reference) + 1)
+    scores: Tensor = torch.special.ndtri(ranks)
     return scores
 
 
@@ -66,7 +75,8 @@ class Scores:
     """Calibrated evidence of n samples.
 
     ``score`` (n,) is the combined evidence, ``p`` (n,) its p-value, ``threshold`` (n,) the score above which a
-    sample is suspect, ``normal`` (n, signals + 1) the normal score of every signal and of the combination.
+    sample is suspect, ``normal`` (n, signals + 1) the normal score of every signal and of the combination, less the
+    mean score of trusted samples of the same class.
     """
 
     score: Tensor
@@ -99,6 +109,8 @@ class Calibration:
         self._scores = self._combine(trusted.threshold)
         self.sample_threshold = conformal_quantile(self._scores, rate)
         self._own = self._per_class(trusted.labels, max(per_class, needed))
+        self._columns = torch.cat([trusted.threshold, self._scores[:, None]], dim=1)
+        self._center_classes(normal_scores(self._columns, self._columns), trusted.labels)
 
     def score(self, evidence: Tensor, y: Tensor) -> Scores:
         """Calibrate evidence (n, k) of samples labelled ``y`` (n,)."""
@@ -109,23 +121,38 @@ class Calibration:
             mine = y == label
             p[mine] = pvalues(reference[:, None], score[mine, None])[:, 0]
             threshold[mine] = own
-        columns = torch.cat([self.trusted.threshold, self._scores[:, None]], dim=1)
-        normal = normal_scores(pvalues(columns, torch.cat([evidence, score[:, None]], dim=1)))
-        return Scores(score, p, threshold, normal)
+        normal = normal_scores(self._columns, torch.cat([evidence, score[:, None]], dim=1))
+        means = self._class_means[y.clamp_max(len(self._class_means) - 1)]
+        return Scores(score, p, threshold, normal - means)
 
-    def group_statistic(self, mean: Tensor, size: int) -> float:
-        """How far a group of ``size`` samples with mean normal scores (k,) stands out: the largest column's z.
+    def group_statistic(self, mean: Tensor, classes: Mapping[int, int]) -> float:
+        """How far a group's mean normal scores (k,) stand out: the largest column's z; ``classes`` counts its labels.
 
-        The variance of a mean of n scores taken against the *same* m trusted samples is 1/n + 1/m, not 1/n: without
-        the second term a large group would always alarm in the end.
+        The variance of a mean of n scores is not 1/n but 1/n + Σ_c (n_c/n)² / m_c, since the m_c trusted samples of a
+        class are the same for all of them: without the second term a large group, or one of few classes, would always
+        alarm in the end.
         """
-        return float(mean.max()) / math.sqrt(1 / size + 1 / len(self.trusted.labels))
+        n = sum(classes.values())
+        sizes = dict(enumerate(self._class_sizes))
+        shared = sum((count / n) ** 2 / sizes.get(label, 1) for label, count in classes.items())
+        return float(mean.max()) / math.sqrt(1 / n + shared)
 
     def mean_discrepancy_threshold(self, size: int, rate: float) -> float:
         """The bound on the mean discrepancy of ``size`` fresh samples, nats: mean + z · sd · √(1/n + 1/m)."""
         trusted = self.trusted.threshold[:, 0]
         spread = float(trusted.std(unbiased=True)) * math.sqrt(1 / size + 1 / len(trusted))
         return float(trusted.mean()) + NORMAL.inv_cdf(1 - rate) * spread
+
+    def _center_classes(self, normal: Tensor, labels: Tensor) -> None:
+        """Learn how classes differ among trusted samples: a producer of the hard ones only is not hostile for that.
+
+        A last row stands for classes that have no trusted sample: their mean is nought, as if known from one sample.
+        """
+        sizes = torch.bincount(labels)
+        sums = torch.zeros(len(sizes) + 1, normal.shape[1], dtype=normal.dtype, device=normal.device)
+        sums = sums.index_add_(0, labels, normal)
+        self._class_sizes = [max(1, size) for size in sizes.tolist()]
+        self._class_means = sums / torch.tensor([*self._class_sizes, 1], device=sums.device)[:, None]
 
     def _combine(self, evidence: Tensor) -> Tensor:
         return -2 * pvalues(self.trusted.fit, evidence).log().sum(1)

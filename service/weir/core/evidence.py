@@ -28,7 +28,8 @@ class View:
     """What a signal may look at: n samples with the current and the historical model's outputs on them.
 
     ``influence`` is the gradient (classes, features) of the trusted loss with respect to the last layer,
-    ``familiarity`` what trusted inputs look like; ``smooth`` is there for images only.
+    ``familiarity`` what trusted inputs look like, learned from these very samples if ``inside``; ``smooth`` is there
+    for images only.
     """
 
     x: Tensor
@@ -37,6 +38,7 @@ class View:
     historical: Outputs
     influence: Tensor | None
     familiarity: Familiarity
+    inside: bool = False
     smooth: Smooth | None = None
 
 
@@ -93,7 +95,7 @@ def feature_shift(task: Task, view: View) -> Tensor:
 
 def mahalanobis(task: Task, view: View) -> Tensor:
     """Squared Mahalanobis distance of the input to trusted inputs."""
-    return view.familiarity.distance(view.x)
+    return view.familiarity.leave_one_out(view.x) if view.inside else view.familiarity.distance(view.x)
 
 
 def roughness(task: Task, view: View) -> Tensor:
@@ -153,10 +155,12 @@ class Evidence:
         *,
         influence: Tensor | None,
         familiarity: Familiarity,
+        inside: bool = False,
     ) -> Tensor:
-        """Signals (n, signals) of prepared samples whose current outputs are known."""
+        """Signals (n, signals) of prepared samples whose current outputs are known; for the rest see View."""
         historical = self._network.outputs(x, weights)
-        view = View(x, y, current, historical, influence, familiarity, self._smoothed(x) if self._images else None)
+        smooth = self._smoothed(x) if self._images else None
+        view = View(x, y, current, historical, influence, familiarity, inside, smooth)
         return torch.stack([signal(self._task, view) for signal in self._signals.values()], dim=1)
 
     def _smoothed(self, x: Tensor) -> Smooth:

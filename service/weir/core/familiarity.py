@@ -18,12 +18,23 @@ class Familiarity:
     def __init__(self, x: Tensor) -> None:
         """Learn from trusted prepared samples (n, …)."""
         flat = x.flatten(1)
+        self._size = len(flat)
         self._mean = flat.mean(0)
         _, singular, self._axes = torch.linalg.svd(flat - self._mean, full_matrices=False)
         variance = singular.square() / len(flat)
         floor = SHRINKAGE * variance.sum() / flat.shape[1] + 1e-12
         self._floor = floor
         self._weights = 1 / ((1 - SHRINKAGE) * variance + floor) - 1 / floor
+
+    def leave_one_out(self, x: Tensor) -> Tensor:
+        """The distances (n,) that the samples learned from would have had if each had been left out.
+
+        A sample is close to a covariance that it is part of, the more so the fewer there are; taking its own term out
+        of the inverse (Sherman–Morrison) makes it comparable to samples never seen.
+        """
+        inside = self.distance(x)
+        share = (1 - SHRINKAGE) / self._size
+        return inside / (1 - share * inside).clamp_min(1e-6) * (self._size / (self._size - 1)) ** 2
 
     def distance(self, x: Tensor) -> Tensor:
         """Squared Mahalanobis distance of prepared samples (n, …), (n,)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -100,7 +101,7 @@ class Guard:
         calibration = self._calibrated(snapshot)
         evidence = self._matrix(x, y, current, snapshot, calibration.trusted.influence)
         scores = calibration.score(evidence, y)
-        suspicion = self._suspect(scores, step.producers, calibration)
+        suspicion = self._suspect(scores, y.tolist(), step.producers, calibration)
         corrected, fixed = x, frozenset[int]()
         if self.mode is GuardMode.WEIR:
             corrected, fixed = self._correct(x, y, suspicion.reasons, snapshot, calibration)
@@ -141,11 +142,13 @@ class Guard:
     def _fixed_rule(self) -> bool:
         return self.mode is GuardMode.DSC and self._config.dsc_base is not None
 
-    def _suspect(self, scores: Scores, producers: Sequence[str], calibration: Calibration) -> _Suspicion:
+    def _suspect(
+        self, scores: Scores, labels: Sequence[int], producers: Sequence[str], calibration: Calibration
+    ) -> _Suspicion:
         """Look at each sample alone, at each producer's window, and at the step; an alarm blames its carriers."""
-        statistic = calibration.group_statistic(scores.normal.mean(0), len(producers))
+        statistic = calibration.group_statistic(scores.normal.mean(0), Counter(labels))
         alarm = statistic > group_threshold(self._config.step_rate, scores.normal.shape[1])
-        alarmed = self.producers.observe(scores.normal, producers, calibration)
+        alarmed = self.producers.observe(scores.normal, labels, producers, calibration)
         reasons = []
         for producer, alone in zip(producers, (scores.score > scores.threshold).tolist(), strict=True):
             if producer in alarmed:
@@ -217,7 +220,7 @@ class Guard:
         self._age = 0
         return self._use(
             Trusted(
-                fit=self._matrix(fit, fit_y, current, snapshot, influence),
+                fit=self._matrix(fit, fit_y, current, snapshot, influence, inside=True),
                 threshold=self._matrix(threshold, labels, self._outputs(threshold), snapshot, influence),
                 labels=labels,
                 influence=influence,
@@ -238,9 +241,18 @@ class Guard:
         with torch.no_grad():
             return self._network.outputs(x, snapshot.weights if snapshot else None)
 
-    def _matrix(self, x: Tensor, y: Tensor, current: Outputs, snapshot: Snapshot, influence: Tensor | None) -> Tensor:
+    def _matrix(
+        self,
+        x: Tensor,
+        y: Tensor,
+        current: Outputs,
+        snapshot: Snapshot,
+        influence: Tensor | None,
+        *,
+        inside: bool = False,
+    ) -> Tensor:
         assert self._familiarity is not None
         with torch.no_grad():
             return self._evidence.matrix(
-                x, y, current, snapshot.weights, influence=influence, familiarity=self._familiarity
+                x, y, current, snapshot.weights, influence=influence, familiarity=self._familiarity, inside=inside
             )

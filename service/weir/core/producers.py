@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,11 +17,21 @@ from weir.types import ProducerReport, SampleVerdict, Standing, State, Verdict
 MOST_PRODUCERS = 10_000  # memory is bounded even when every sample names a new one
 
 
+class _Chunk(NamedTuple):
+    """One step's samples of a producer: how many of each class, and the sum of every column of normal scores."""
+
+    classes: dict[int, int]
+    sums: list[float]
+
+    def __len__(self) -> int:
+        return sum(self.classes.values())
+
+
 @dataclass(slots=True)
 class _Window:
-    """Normal scores of the newest samples, one chunk (count, sum per column) a step."""
+    """Normal scores of the newest samples of one producer."""
 
-    chunks: deque[tuple[int, list[float]]] = field(default_factory=deque)
+    chunks: deque[_Chunk] = field(default_factory=deque)
     seen: int = 0
     held: int = 0
     corrected: int = 0
@@ -35,8 +46,10 @@ class Producers:
         self._config = config
         self._windows: OrderedDict[str, _Window] = OrderedDict()
 
-    def observe(self, normal: Tensor, producers: Sequence[str], calibration: Calibration) -> frozenset[str]:
-        """Take one step's normal scores (n, k), ``producers[i]`` naming row i; returns the producers that alarm."""
+    def observe(
+        self, normal: Tensor, labels: Sequence[int], producers: Sequence[str], calibration: Calibration
+    ) -> frozenset[str]:
+        """Take one step's normal scores (n, k) with the label and the producer of each row; returns who alarms."""
         index: dict[str, list[int]] = {}
         for row, producer in enumerate(producers):
             index.setdefault(producer, []).append(row)
@@ -44,7 +57,8 @@ class Producers:
         alarmed = set()
         for producer, rows in index.items():
             window = self._window(producer)
-            window.score = self._extend(window, normal[rows], calibration)
+            chunk = _Chunk(dict(Counter(labels[row] for row in rows)), normal[rows].sum(0).tolist())
+            window.score = self._extend(window, chunk, calibration)
             window.watched = window.score > threshold
             if window.watched:
                 alarmed.add(producer)
@@ -60,7 +74,7 @@ class Producers:
 
     def report(self) -> tuple[ProducerReport, ...]:
         """Every known producer's record, least recently seen first."""
-        columns = next((len(w.chunks[0][1]) for w in self._windows.values() if w.chunks), None)
+        columns = next((len(w.chunks[0].sums) for w in self._windows.values() if w.chunks), None)
         threshold = group_threshold(self._config.producer_rate, columns) if columns else None
         return tuple(
             ProducerReport(
@@ -79,7 +93,7 @@ class Producers:
         """Everything a restart needs."""
         windows = {
             name: {
-                "chunks": [[count, sums] for count, sums in window.chunks],
+                "chunks": [[list(chunk.classes.items()), chunk.sums] for chunk in window.chunks],
                 "counts": [window.seen, window.held, window.corrected],
                 "score": window.score,
                 "watched": window.watched,
@@ -94,7 +108,7 @@ class Producers:
         for name in state.values["order"]:
             kept = state.values["windows"][name]
             seen, held, corrected = kept["counts"]
-            chunks = deque((count, list(sums)) for count, sums in kept["chunks"])
+            chunks = deque(_Chunk(dict(map(tuple, classes)), list(sums)) for classes, sums in kept["chunks"])
             self._windows[name] = _Window(chunks, seen, held, corrected, kept["score"], kept["watched"])
 
     def _window(self, producer: str) -> _Window:
@@ -104,10 +118,13 @@ class Producers:
             self._windows.popitem(last=False)
         return window
 
-    def _extend(self, window: _Window, normal: Tensor, calibration: Calibration) -> float:
-        window.chunks.append((len(normal), normal.sum(0).tolist()))
-        total = sum(count for count, _ in window.chunks)
-        while total - window.chunks[0][0] >= self._config.producer_window:
-            total -= window.chunks.popleft()[0]
-        sums = torch.tensor([chunk for _, chunk in window.chunks], dtype=torch.float64).sum(0)
-        return calibration.group_statistic(sums / total, total)
+    def _extend(self, window: _Window, chunk: _Chunk, calibration: Calibration) -> float:
+        window.chunks.append(chunk)
+        total = sum(map(len, window.chunks))
+        while total - len(window.chunks[0]) >= self._config.producer_window:
+            total -= len(window.chunks.popleft())
+        sums = torch.tensor([chunk.sums for chunk in window.chunks], dtype=torch.float64).sum(0)
+        classes: Counter[int] = Counter()
+        for chunk in window.chunks:
+            classes.update(chunk.classes)
+        return calibration.group_statistic(sums / total, classes)
