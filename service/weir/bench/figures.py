@@ -56,23 +56,22 @@ def touched_ratio(trial: Trial) -> float:
     return float(touched.float().mean())
 
 
-def detection(trial: Trial) -> dict[str, Any]:
+def detection(trial: Trial, classes: int) -> dict[str, Any]:
     """Who was touched: poisoned, honest, honest but wrong, and honest by class."""
     moments = trial.moments
     held, corrected = (
         torch.cat([_having(moment, verdict) for moment in moments]) for verdict in (Verdict.QUARANTINE, Verdict.CORRECT)
     )
-    poisoned, noisy, labels = (
-        torch.cat([part(moment) for moment in moments])
-        for part in (lambda m: m.poisoned, lambda m: m.noisy, lambda m: m.labels)
-    )
+    poisoned = torch.cat([moment.poisoned for moment in moments])
+    noisy = torch.cat([moment.noisy for moment in moments])
+    labels = torch.cat([moment.labels for moment in moments])
     touched, clean = held | corrected, ~poisoned
     return {
         "held_poison_ratio": _share(held, poisoned),
         "corrected_poison_ratio": _share(corrected, poisoned),
         "touched_clean_ratio": _share(touched, clean),
         "touched_noisy_ratio": _share(touched, noisy),
-        "touched_per_class": [_share(touched, clean & (labels == label)) for label in range(int(labels.max()) + 1)],
+        "touched_per_class": [_share(touched, clean & (labels == label)) for label in range(classes)],
         "clean_samples": int(clean.sum()),
         "poisoned_samples": int(poisoned.sum()),
         "auroc": _scores_auroc(moments),
@@ -110,13 +109,11 @@ def attribution(trial: Trial) -> dict[str, Any]:
     return {"named_after": named, "blamed_honest": blamed, "honest_batches": honest}
 
 
-def threshold_shift(trial: Trial, reference: Trial) -> float | None:
-    """How far the attack moved the threshold on a sample's score, relative to the spared guard's, when it ended."""
-    last = [m.report.sample_threshold for m in trial.moments if m.phase in ATTACKS][-1:]
-    spared = [m.report.sample_threshold for m in reference.moments if m.phase is Phase.BEFORE][-1:]
-    if not last or not spared or last[0] is None or not spared[0]:
-        return None
-    return last[0] / spared[0] - 1
+def threshold_shift(trial: Trial, spared: Trial) -> float | None:
+    """How far the attack moved the threshold on a sample's score, relative to the spared guard's at the same turn."""
+    first = [next((m.report for m in run.moments if m.phase is Phase.AFTER), None) for run in (trial, spared)]
+    moved, usual = (report.sample_threshold if report else None for report in first)
+    return moved / usual - 1 if moved is not None and usual else None
 
 
 def auroc(scores: Tensor, positive: Tensor) -> float | None:

@@ -92,7 +92,7 @@ class Harness:
             "attack_success_rate": trial.success,
             "threshold_shift": threshold_shift(trial, reference) if stream.hostile else None,
         }
-        row |= detection(trial) | counts(trial) | attribution(trial)
+        row |= detection(trial, self._bench(cell).given.recipe.inputs.classes) | counts(trial) | attribution(trial)
         images = GUARDS[cell.guard].configure(cell.terms.config(cell.seed)).guard.image_evidence
         row["auroc_model_only"] = None if images else row["auroc"]
         return row | {

@@ -205,8 +205,8 @@ def ratchet(setting: Setting) -> Stream:
     threat = setting.threat(epsilon=0.1)
     corruption = Corruption(threat, Ratchet(threat, setting.given.validation))
     turns = [*setting.quiet(terms.before, Phase.BEFORE)]
-    for _ in range(3 * terms.attack):
-        turns.append(Turn(Phase.ATTACK, setting.ammunition.batch(terms.batch), HOSTILE, corruption))
+    flood = (setting.ammunition.batch(terms.batch) for _ in range(3 * terms.attack))
+    turns += [Turn(Phase.ATTACK, batch, HOSTILE, corruption) for batch in flood]
     return Stream([*turns, *setting.quiet(terms.after, Phase.AFTER)])
 
 

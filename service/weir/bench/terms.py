@@ -1,4 +1,4 @@
-"""Everything about a run that is not its scenario, its guard or its seed; and the samples and the model it starts from."""
+"""What a run is made of besides its scenario, its guard and its seed: numbers, samples, and a burned-in model."""
 
 from __future__ import annotations
 
@@ -106,8 +106,8 @@ def material(terms: Terms, seed: int, data: Path | None) -> tuple[Material, Data
     sizes = (terms.burn_in, terms.probe, terms.test, terms.validation, terms.ammunition, terms.pool)
     burn, probe, test, validation, ammunition, honest = everything.split(*sizes, seed=seed)
     recipe = Recipe(terms.model, InputSpec(tuple(burn.x.shape[1:]), burn.classes, 0.0, 1.0), dict(terms.options))
-    mine = (Batch(part.x, part.y) for part in (validation, ammunition))
-    return Material(recipe, probe, test, *mine, honest), burn
+    wanted, owned = (Batch(part.x, part.y) for part in (validation, ammunition))
+    return Material(recipe, probe, test, wanted, owned, honest), burn
 
 
 def burned_in(terms: Terms, given: Material, burn: Dataset, seed: int, cache: Path | None) -> State:

@@ -1,0 +1,63 @@
+"""The rows as pictures; needs matplotlib."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from weir.bench.guards import GUARDS
+from weir.bench.report import Row, averaged
+from weir.bench.scenario import SCENARIOS
+
+PENS = {"none": "#cf222e", "dsc-calibrated": "#bf8700", "gate-only": "#8250df", "weir": "#1a7f37"}
+
+
+def accuracies(rows: Sequence[Row], path: Path) -> None:
+    """Mean test accuracy over the turns of a stream, a panel for each scenario, a line for each principal guard."""
+    scenarios = [name for name in SCENARIOS if any(row["scenario"] == name for row in rows)]
+    figure = Figure(figsize=(13, 2.6 * -(-len(scenarios) // 3)), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, scenario in zip(_panels(figure, len(scenarios)), scenarios, strict=True):
+        for guard, colour in PENS.items():
+            runs = [row for row in rows if row["scenario"] == scenario and row["guard"] == guard]
+            if runs:
+                means = [
+                    100 * statistics.fmean(column) for column in zip(*(run["accuracy"] for run in runs), strict=True)
+                ]
+                axes.plot(means, color=colour, label=guard, linewidth=1.3)
+        axes.set_title(scenario, fontsize=10)
+        axes.grid(axis="y", alpha=0.3)
+    figure.axes[0].legend(fontsize=8)
+    figure.supxlabel("turn")
+    figure.supylabel("test accuracy, %")
+    figure.savefig(path, dpi=100)
+
+
+def protection(rows: Sequence[Row], path: Path) -> None:
+    """One dot a guard: accuracy lost to attacks that bite against what it can still learn, means over scenarios."""
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for guard in GUARDS:
+        runs = [row for row in rows if row["guard"] == guard and row["attack_bites"]]
+        if not runs:
+            continue
+        figures = averaged([{**row, "cost": row["accuracy_reference"] - row["accuracy_after_trigger"]} for row in runs])
+        if figures["plasticity_ratio"] is not None:
+            at = (figures["plasticity_ratio"], 100 * figures["cost"])
+            axes.scatter(*at, color=PENS.get(guard, "#57606a"), marker="x" if GUARDS[guard].dummy else "o")
+            axes.annotate(guard, at, xytext=(5, 4), textcoords="offset points", fontsize=8)
+    axes.set_xlabel("plasticity: gain without the attack / unguarded gain")
+    axes.set_ylabel("points lost to attacks that bite (down is better)")
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=100)
+
+
+def _panels(figure: Figure, count: int) -> list[Axes]:
+    height = -(-count // 3)
+    return [figure.add_subplot(height, 3, number + 1) for number in range(count)]
