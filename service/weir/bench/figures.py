@@ -25,8 +25,12 @@ def accuracy_before_trigger(trial: Trial) -> float | None:
 
 def accuracy_after_attack(trial: Trial) -> float | None:
     """The median accuracy over the last attacked turn and those that follow it; None without an attack."""
-    last = [at for at, phase in enumerate(trial.phases, 1) if phase in ATTACKS][-1:]
-    return median(trial.accuracy[last[0] : last[0] + JUDGED]) if last else None
+    return _after_attack(trial, trial.accuracy)
+
+
+def success_after_attack(trial: Trial) -> float | None:
+    """The backdoor's success rate over the same turns; None without one."""
+    return _after_attack(trial, trial.success)
 
 
 def accuracy_final(trial: Trial) -> float:
@@ -47,7 +51,7 @@ def lost(attacked: Trial, spared: Trial) -> float:
 
 def bites(unguarded: Trial, spared: Trial) -> bool:
     """Whether an attack counts: what it costs an unguarded model, or how often its backdoor opens."""
-    return lost(unguarded, spared) >= BITES or (unguarded.success or 0.0) >= BITES_SUCCESS
+    return lost(unguarded, spared) >= BITES or (success_after_attack(unguarded) or 0.0) >= BITES_SUCCESS
 
 
 def touched_ratio(trial: Trial) -> float:
@@ -99,11 +103,10 @@ def attribution(trial: Trial) -> dict[str, Any]:
     sent = blamed = honest = 0
     named = None
     for moment in trial.moments:
-        who = moment.report.producers[0]
-        accused = moment.report.alarmed_producers
-        honest += who != HOSTILE
-        blamed += any(name != HOSTILE for name in accused)
-        sent += who == HOSTILE
+        senders, accused = set(moment.report.producers), set(moment.report.alarmed_producers)
+        honest += len(senders - {HOSTILE})
+        blamed += len(accused - {HOSTILE})
+        sent += HOSTILE in senders
         if named is None and HOSTILE in accused:
             named = sent
     return {"named_after": named, "blamed_honest": blamed, "honest_batches": honest}
@@ -145,6 +148,11 @@ def _at_most(events: int, trials: int, rate: float) -> float:
     log = torch.lgamma(n + 1) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)
     log = log + k * torch.log(torch.tensor(rate)) + (n - k) * torch.log1p(torch.tensor(-rate))
     return float(log.exp().sum())
+
+
+def _after_attack(trial: Trial, values: Sequence[float]) -> float | None:
+    last = [at for at, phase in enumerate(trial.phases, 1) if phase in ATTACKS][-1:]
+    return median(values[last[0] : last[0] + JUDGED]) if last and values else None
 
 
 def _scores_auroc(moments: Sequence[Moment]) -> float | None:

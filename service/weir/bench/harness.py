@@ -22,6 +22,7 @@ from weir.bench.figures import (
     detection,
     gain,
     lost,
+    success_after_attack,
     threshold_shift,
     touched_ratio,
 )
@@ -66,9 +67,14 @@ class Harness:
     cache: Path | None = None
     _benches: dict[tuple[str, int], Bench] = field(default_factory=dict)
     _trials: dict[tuple[str, bool], Trial] = field(default_factory=dict)
+    _shared: str = ""  # by which cells the trials can be shared: all of one stream
 
     def run(self, cell: Cell) -> dict[str, Any]:
         """The row of one cell, JSON-ready."""
+        shared = self._by(cell, "none").key
+        if shared != self._shared:
+            self._trials.clear()
+            self._shared = shared
         trial, unguarded = self._trial(cell), self._trial(self._by(cell, "none"))
         stream = self._stream(cell)
         reference = self._trial(cell, absent=True) if stream.hostile else trial
@@ -76,7 +82,7 @@ class Harness:
         row = self._identity(cell) | {
             "attack_bites": bites(unguarded, spared) if stream.hostile else None,
             "unguarded_loss": lost(unguarded, spared) if stream.hostile else None,
-            "unguarded_success_rate": unguarded.success,
+            "unguarded_success_rate": success_after_attack(unguarded),
             "accuracy_start": trial.accuracy[0],
             "accuracy_before_trigger": accuracy_before_trigger(trial),
             "accuracy_after_trigger": accuracy_after_attack(trial) if stream.hostile else None,
@@ -89,7 +95,7 @@ class Harness:
             "gain_ratio": gain(trial) / gain(reference) if stream.hostile and gain(reference) > 0 else None,
             "old_accuracy": list(trial.old_accuracy) if stream.drift else None,
             "unguarded_old_accuracy": list(unguarded.old_accuracy) if stream.drift else None,
-            "attack_success_rate": trial.success,
+            "attack_success_rate": success_after_attack(trial),
             "threshold_shift": threshold_shift(trial, reference) if stream.hostile else None,
         }
         row |= detection(trial, self._bench(cell).given.recipe.inputs.classes) | counts(trial) | attribution(trial)
@@ -153,8 +159,9 @@ def run(
     for cell in cells:
         if cell.key not in done:
             row = json.dumps(harness.run(cell))
+            torn = out.exists() and not out.read_bytes().endswith(b"\n")  # by a crash; an empty line does no harm
             with out.open("a") as file:
-                file.write(row + "\n")
+                file.write("\n" * torn + row + "\n")
         progress(cell)
 
 

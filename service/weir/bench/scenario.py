@@ -31,6 +31,10 @@ HONEST = ("ann", "ben", "cleo", "dan")
 CROWD = "crowd"  # one key for right and wrong samples alike: no producer's record can tell them apart
 
 
+SKEWED = 20  # producers of one or two classes each: together they see nearly all
+DELIVERIES = 5  # of as many of them, in one step
+
+
 class Phase(StrEnum):
     """A part of a stream."""
 
@@ -52,11 +56,11 @@ class Corruption:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One step of a stream before it is corrupted: samples of one producer."""
+    """One step of a stream before it is corrupted; ``producers[i]`` sends sample i."""
 
     phase: Phase
     batch: Batch
-    producer: str
+    producers: Sequence[str]
     corruption: Corruption | None = None
 
 
@@ -122,14 +126,14 @@ class Setting:
     def quiet(self, count: int, phase: Phase, *, producers: Sequence[str] = HONEST) -> Iterator[Turn]:
         """Batches as honest producers send them, in turn."""
         for number in range(count):
-            yield Turn(phase, self.honest.batch(self.terms.batch), producers[number % len(producers)])
+            yield _turn(phase, self.honest.batch(self.terms.batch), producers[number % len(producers)])
 
     def mixed(self, size: int, phase: Phase, corruption: Corruption) -> Turn:
         """One batch of which the attacker owns its share and honest people the rest, all under one key."""
         own = corruption.threat.hostile(size)
         theirs, mine = self.ammunition.batch(own), self.honest.batch(size - own)
         batch = Batch(torch.cat([theirs.x, mine.x]), torch.cat([theirs.y, mine.y]))
-        return Turn(phase, batch, CROWD, corruption)
+        return _turn(phase, batch, CROWD, corruption)
 
 
 def clean(setting: Setting) -> Stream:
@@ -148,8 +152,8 @@ def accumulative(setting: Setting) -> Stream:
     turns = [*setting.quiet(terms.before, Phase.BEFORE)]
     for _ in range(terms.attack):
         batch = setting.ammunition.batch(terms.batch)
-        turns.append(Turn(Phase.ATTACK, batch, HOSTILE, Corruption(threat, prepare)))
-    turns.append(Turn(Phase.TRIGGER, strike, HOSTILE, Corruption(threat, trigger)))
+        turns.append(_turn(Phase.ATTACK, batch, HOSTILE, Corruption(threat, prepare)))
+    turns += [_turn(Phase.TRIGGER, strike, HOSTILE, Corruption(threat, trigger)) for _ in range(terms.strikes)]
     return Stream([*turns, *setting.quiet(terms.after, Phase.AFTER)])
 
 
@@ -174,8 +178,8 @@ def producer(setting: Setting) -> Stream:
     for name in (HOSTILE, *HONEST) * terms.attack:
         own = name == HOSTILE
         batch = (setting.ammunition if own else setting.honest).batch(terms.batch)
-        turns.append(Turn(Phase.ATTACK, batch, name, prepare if own else None))
-    turns.append(Turn(Phase.TRIGGER, strike, HOSTILE, Corruption(threat, trigger)))
+        turns.append(_turn(Phase.ATTACK, batch, name, prepare if own else None))
+    turns += [_turn(Phase.TRIGGER, strike, HOSTILE, Corruption(threat, trigger)) for _ in range(terms.strikes)]
     return Stream([*turns, *setting.quiet(terms.after, Phase.AFTER)])
 
 
@@ -192,11 +196,11 @@ def label_flip_pairwise(setting: Setting) -> Stream:
 
 
 def backdoor(setting: Setting) -> Stream:
-    """A share of every batch carries a patch and the target's label."""
+    """A share of every batch carries a patch and the target's label; a small share needs many batches."""
     shape = setting.given.recipe.inputs.shape
-    patch = Patch(target=0, size=max(2, shape[-1] // 8))
+    patch = Patch(target=0, size=max(3, shape[-1] // 8))
     threat = setting.threat(epsilon=1.0, fraction=0.05, features=patch.size**2 / (shape[-1] * shape[-2]))
-    return Stream(_sandwich(setting, Corruption(threat, patch, patch)).turns, patch=patch)
+    return Stream(_sandwich(setting, Corruption(threat, patch, patch), rounds=5).turns, patch=patch)
 
 
 def ratchet(setting: Setting) -> Stream:
@@ -206,22 +210,24 @@ def ratchet(setting: Setting) -> Stream:
     corruption = Corruption(threat, Ratchet(threat, setting.given.validation))
     turns = [*setting.quiet(terms.before, Phase.BEFORE)]
     flood = (setting.ammunition.batch(terms.batch) for _ in range(3 * terms.attack))
-    turns += [Turn(Phase.ATTACK, batch, HOSTILE, corruption) for batch in flood]
+    turns += [_turn(Phase.ATTACK, batch, HOSTILE, corruption) for batch in flood]
     return Stream([*turns, *setting.quiet(terms.after, Phase.AFTER)])
 
 
 def skewed(setting: Setting) -> Stream:
-    """Honest producers that see one or two classes each; the last class is rare everywhere."""
+    """Steps of small deliveries from many honest producers, who see one or two classes each; one class is rare."""
     terms, rare = setting.terms, setting.classes - 1
-    skew = Skew(producers=len(HONEST), classes=setting.classes, rare=rare, seed=setting.seed)
+    skew = Skew(producers=SKEWED, classes=setting.classes, rare=rare, seed=setting.seed)
     honest = setting.given.honest
     pools = [Pool(honest.select((honest.y == label).nonzero().flatten()), label) for label in range(setting.classes)]
+    own = terms.batch // DELIVERIES
     turns = []
     for number in range(terms.before + terms.attack + terms.after):
-        who = number % len(HONEST)
-        drawn = [pools[label].batch(1) for label in skew.labels(who, terms.batch, batch=number).tolist()]
+        senders = [(number * DELIVERIES + delivery) % SKEWED for delivery in range(DELIVERIES)]
+        labels = torch.cat([skew.labels(who, own, batch=number) for who in senders])
+        drawn = [pools[label].batch(1) for label in labels.tolist()]
         batch = Batch(torch.cat([one.x for one in drawn]), torch.cat([one.y for one in drawn]))
-        turns.append(Turn(Phase.AFTER, batch, HONEST[who]))
+        turns.append(Turn(Phase.AFTER, batch, [f"skewed{who}" for who in senders for _ in range(own)]))
     return Stream(turns)
 
 
@@ -229,7 +235,7 @@ def noisy_labels(setting: Setting) -> Stream:
     """Honest producers who get a share of their labels wrong."""
     threat = setting.threat(epsilon=1.0, fraction=0.05)
     noise = Corruption(threat, labels=RandomFlip(setting.classes, setting.seed), hostile=False)
-    return Stream([Turn(turn.phase, turn.batch, turn.producer, noise) for turn in clean(setting).turns])
+    return Stream([Turn(turn.phase, turn.batch, turn.producers, noise) for turn in clean(setting).turns])
 
 
 def drift_gradual(setting: Setting) -> Stream:
@@ -261,13 +267,17 @@ SCENARIOS: dict[str, Callable[[Setting], Stream]] = {
 }
 
 
-def _sandwich(setting: Setting, corruption: Corruption, strike: Corruption | None = None) -> Stream:
+def _turn(phase: Phase, batch: Batch, producer: str, corruption: Corruption | None = None) -> Turn:
+    return Turn(phase, batch, [producer] * len(batch), corruption)
+
+
+def _sandwich(setting: Setting, corruption: Corruption, strike: Corruption | None = None, *, rounds: int = 1) -> Stream:
     """Honest batches, mixed ones, perhaps a mixed trigger batch, and honest ones again."""
     terms = setting.terms
     turns = [*setting.quiet(terms.before, Phase.BEFORE, producers=[CROWD])]
-    turns += [setting.mixed(terms.batch, Phase.ATTACK, corruption) for _ in range(terms.attack)]
+    turns += [setting.mixed(terms.batch, Phase.ATTACK, corruption) for _ in range(rounds * terms.attack)]
     if strike:
-        turns.append(setting.mixed(terms.trigger, Phase.TRIGGER, strike))
+        turns += [setting.mixed(terms.trigger, Phase.TRIGGER, strike) for _ in range(terms.strikes)]
     return Stream([*turns, *setting.quiet(terms.after, Phase.AFTER, producers=[CROWD])])
 
 
@@ -279,7 +289,7 @@ def _drifting(setting: Setting, way: Callable[[float], float]) -> Stream:
     count = terms.attack + terms.after
     for number, turn in enumerate(setting.quiet(count, Phase.AFTER), 1):
         moved = Corruption(everything, drift.at(min(1.0, way(2 * number / count))), hostile=False)
-        turns.append(Turn(turn.phase, turn.batch, turn.producer, moved))
+        turns.append(Turn(turn.phase, turn.batch, turn.producers, moved))
     return Stream(turns, drift=drift)
 
 

@@ -41,6 +41,7 @@ class Terms:
     trigger: int = 100
     before: int = 10
     attack: int = 20
+    strikes: int = 1  # trigger batches, each crafted anew
     after: int = 50
     lr: float = 0.01
     momentum: float = 0.9

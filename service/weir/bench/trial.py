@@ -32,13 +32,16 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """Test accuracy before the stream and after every turn (a turn without samples changes nothing), and its steps."""
+    """Test accuracy before the stream and after every turn (a turn without samples changes nothing), and its steps.
+
+    ``success`` is the backdoor's success rate at the same times; empty where the stream has no backdoor.
+    """
 
     phases: tuple[Phase, ...]
     accuracy: tuple[float, ...]
     old_accuracy: tuple[float, float]  # at the start and at the end, in the world before any drift
     moments: tuple[Moment, ...]
-    success: float | None
+    success: tuple[float, ...]
     seconds: float
 
 
@@ -65,18 +68,20 @@ class Bench:
         test = self._test(engine, stream)
         old = _accuracy(engine, self.given.test.x, self.given.test.y)
         accuracy = [_accuracy(engine, test, self.given.test.y)]
+        success = self._success(engine, stream)
         moments = []
         for number, turn in enumerate(stream.turns):
             moment = self._take(engine, guard, number, turn, rate, absent)
             if moment is not None:
                 moments.append(moment)
             accuracy.append(_accuracy(engine, test, self.given.test.y) if moment else accuracy[-1])
+            success += self._success(engine, stream)
         return Trial(
             phases=tuple(turn.phase for turn in stream.turns),
             accuracy=tuple(accuracy),
             old_accuracy=(old, _accuracy(engine, self.given.test.x, self.given.test.y)),
             moments=tuple(moments),
-            success=self._success(engine, stream),
+            success=tuple(success),
             seconds=time.perf_counter() - start,
         )
 
@@ -90,7 +95,7 @@ class Bench:
         if not len(order):
             return None
         refs = [SampleRef(f"turn{number}", index) for index in range(len(order))]
-        step = Step(number, x[order], y[order], refs, [turn.producer] * len(order))
+        step = Step(number, x[order], y[order], refs, [turn.producers[at] for at in order.tolist()])
         report = guard.process(engine, step, rate)
         wrong = corrupt[order]
         return Moment(turn.phase, report, y[order], wrong & hostile, wrong & (not hostile))
@@ -99,12 +104,13 @@ class Bench:
         test = self.given.test
         return test.x if stream.drift is None else EVERYTHING.craft(stream.drift, engine.network.module, test.x, test.y)
 
-    def _success(self, engine: Engine, stream: Stream) -> float | None:
+    def _success(self, engine: Engine, stream: Stream) -> list[float]:
+        """The backdoor's success rate now; nothing without one."""
         if stream.patch is None:
-            return None
+            return []
         test = self.given.test
         stamped = EVERYTHING.craft(stream.patch, engine.network.module, test.x, test.y)
-        return success_rate(engine.predict, stamped, test.y, stream.patch.target)
+        return [success_rate(engine.predict, stamped, test.y, stream.patch.target)]
 
 
 def corrupted(engine: Engine, turn: Turn) -> tuple[Tensor, Tensor]:
