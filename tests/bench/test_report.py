@@ -19,6 +19,10 @@ def rows(harness: Harness, terms: Terms) -> list[dict[str, Any]]:
     return [harness.run(cell) for cell in cells]
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    return markdown(rows).partition("## accumulative")[2]
+
+
 def line(text: str, guard: str) -> str:
     return next(line for line in text.splitlines() if line.startswith((f"| {guard} ", f"| *{guard}* ")))
 
@@ -42,16 +46,26 @@ def test_few_seeds_make_no_claim(rows: list[dict[str, Any]]) -> None:
 
 
 def test_guards_stand_in_their_order_and_dummies_in_italics(rows: list[dict[str, Any]]) -> None:
-    text = markdown(rows)
+    text = table(rows)
     assert text.index("| none ") < text.index("| *hold-all* ") < text.index("| weir ")
 
 
 def test_learning_nothing_misses_the_bar_of_plasticity(rows: list[dict[str, Any]]) -> None:
-    assert "plasticity ≥ 0.95: 0.00" in line(markdown(rows), "hold-all")
+    room = [{**row, "unguarded_gain": 0.1, "plasticity_ratio": float(row["guard"] != "hold-all")} for row in rows]
+    assert "plasticity ≥ 0.95: 0.00" in line(table(room), "hold-all")
+    assert "plasticity" not in line(table([{**row, "unguarded_gain": 0.04} for row in room]), "hold-all")
+
+
+def test_the_overview_counts_the_bars_of_the_principal_guards(rows: list[dict[str, Any]]) -> None:
+    overview = markdown(with_loss(rows, 0.06)).partition("## Overview")[2].partition("##")[0]
+    (found,) = [line for line in overview.splitlines() if line.startswith("| accumulative ")]
+    assert "| yes |" in found
+    assert found.count(" of ") == 2
 
 
 def test_a_missed_bar_says_by_what(rows: list[dict[str, Any]]) -> None:
     figures = averaged(rows[:1]) | {"published_after_trigger": None, "gain_ratio": 1.0, "plasticity_ratio": 1.0}
+    figures["unguarded_gain"] = 0.3
     figures |= {"accuracy_after_trigger": 0.70, "accuracy_reference": 0.75, "accuracy_final": 0.9}
     figures |= {"accuracy_reference_final": 0.9, "held_poison_ratio": 1.0, "corrected_poison_ratio": 0.0}
     assert summary(bars("accumulative", figures)) == "**missed 1 of 5**: cost after ≤ 1.0%: 5.0%"

@@ -80,6 +80,9 @@ def guard(
     lr: Annotated[float | None, typer.Option(help="Learning rate on the stream.")] = None,
     norm: Annotated[str, typer.Option(help="Batch-norm statistics on the stream: frozen or train.")] = "frozen",
     attack: Annotated[int | None, typer.Option(help="Batches of an attack.", min=1)] = None,
+    strikes: Annotated[int | None, typer.Option(help="Trigger batches.", min=1)] = None,
+    burn_in_epochs: Annotated[int | None, typer.Option(help="Passes of burn-in.", min=1)] = None,
+    burn_in_lr: Annotated[float | None, typer.Option(help="Peak learning rate of burn-in.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     threads: Annotated[int, typer.Option(help="Threads of torch.", min=1)] = 1,
     cache: Annotated[Path | None, typer.Option(help="Folder for burned-in models.")] = None,
@@ -89,7 +92,16 @@ def guard(
     with _explained():
         if dataset not in PRESETS:
             raise InvalidSetting("dataset", dataset, ", ".join(PRESETS))
-        given: dict[str, Any] = {"model": model, "epsilon": epsilon, "fraction": fraction, "lr": lr, "attack": attack}
+        given: dict[str, Any] = {
+            "model": model,
+            "epsilon": epsilon,
+            "fraction": fraction,
+            "lr": lr,
+            "attack": attack,
+            "strikes": strikes,
+            "burn_in_epochs": burn_in_epochs,
+            "burn_in_lr": burn_in_lr,
+        }
         chosen = {name: value for name, value in given.items() if value is not None}
         if model is not None or options is not None:
             chosen["options"] = json.loads(options or "{}")

@@ -10,6 +10,7 @@ Figures = Mapping[str, Any]
 
 CLOSE = 0.01  # accuracy that an attack may cost
 PLASTICITY = 0.95
+ROOM = 0.05  # accuracy that an unguarded model must gain before a share of its gain says anything
 ABOVE_RATE = 0.005  # share of honest samples that may be touched above the configured rate
 STOPPED = 0.99
 ALARMS = 0.001  # per clean batch
@@ -49,7 +50,7 @@ def _protected(f: Figures) -> list[Bar]:
 
 
 def _learned(f: Figures) -> list[Bar]:
-    return [_least("gain / reference gain", f["gain_ratio"], PLASTICITY)]
+    return [_least("gain / reference gain", f["gain_ratio"] if _room(f) else None, PLASTICITY)]
 
 
 def _beats_published(f: Figures) -> list[Bar]:
@@ -67,7 +68,11 @@ def _detected(f: Figures) -> list[Bar]:
 
 
 def _plastic(f: Figures) -> list[Bar]:
-    return [_least("plasticity", f["plasticity_ratio"], PLASTICITY)]
+    return [_least("plasticity", f["plasticity_ratio"] if _room(f) else None, PLASTICITY)]
+
+
+def _room(f: Figures) -> bool:
+    return bool(f["unguarded_gain"] >= ROOM)
 
 
 def _sparing(f: Figures) -> list[Bar]:

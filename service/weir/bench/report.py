@@ -21,17 +21,22 @@ HEAD = (
     "| honest touched | AUROC | alarms on clean batches (95 % bound) | vetoes on clean | plasticity | bars |",
     "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
 )
-TERMS = ("before", "attack", "after", "batch", "trigger", "burn_in", "burn_in_epochs", "momentum", "test")
+TERMS = (
+    *("before", "attack", "strikes", "after", "batch", "trigger", "burn_in", "burn_in_epochs", "burn_in_lr"),
+    *("momentum", "test"),
+)
+PRINCIPAL = ("none", "dsc-calibrated", "gate-only", "weir")  # of the overview
 
 
 def markdown(rows: Iterable[Row], *, title: str = "The guard, measured") -> str:
     """All tables of the rows, under the machine, the versions and what was set."""
-    groups = _grouped(rows)
+    groups = grouped(rows)
     lines = [
         f"# {title}",
         "",
         *_preamble([row for guards in groups.values() for runs in guards.values() for row in runs]),
     ]
+    lines += ["", "## Overview: bars met by the principal guards", "", *_overview(groups.values())]
     for guards in groups.values():
         lines += ["", *_table(guards)]
     return "\n".join(lines) + "\n"
@@ -69,7 +74,7 @@ def _known_mean(values: Iterable[float | None]) -> float:
     return statistics.fmean(known) if known else 0.0
 
 
-def _grouped(rows: Iterable[Row]) -> dict[str, dict[str, list[Row]]]:
+def grouped(rows: Iterable[Row]) -> dict[str, dict[str, list[Row]]]:
     """Rows by cell, cells in the order of the scenarios, then by guard in the order of the guards."""
     groups: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     order, ranks = list(SCENARIOS), list(GUARDS)
@@ -91,25 +96,46 @@ def _preamble(rows: Sequence[Row]) -> list[str]:
         "an unguarded model gained. *Touched* is held or corrected. Bars are held against the mean over seeds; the "
         "honest share that may be touched on `clean` is the configured rate plus half a point. A table of an attack "
         f"that costs an unguarded model less than {100 * BITES:.0f} points (and opens no backdoor in "
-        f"{100 * BITES_SUCCESS:.0f} % of cases) does not count, and says so. Guards in italics are dummies.",
+        f"{100 * BITES_SUCCESS:.0f} % of cases) does not count, and says so. Bars on gains apply where an unguarded "
+        "model gains at least five points. Guards in italics are dummies. The honest pool is dealt anew when it is "
+        "used up, so later honest batches are not fresh; with 400 test samples one point is four of them.",
     ]
+
+
+def _overview(groups: Iterable[Mapping[str, Sequence[Row]]]) -> list[str]:
+    """A line for each table: whether its attack bites, and how many bars each principal guard meets."""
+    lines = [f"| scenario | start | lr | attack bites | {' | '.join(PRINCIPAL)} |", "|---" * (4 + len(PRINCIPAL)) + "|"]
+    for guards in groups:
+        runs = next(iter(guards.values()))
+        start = _percent(averaged(runs)["accuracy_start"])
+        bite = "–" if runs[0]["attack_bites"] is None else ("yes" if _counts(runs) else "**no**")
+        met = [_tally(guards[name], _published(guards)) if name in guards else "" for name in PRINCIPAL]
+        lines.append(f"| {runs[0]['scenario']} | {start} | {runs[0]['lr']:g} | {bite} | {' | '.join(met)} |")
+    return lines
+
+
+def _tally(runs: Sequence[Row], published: float | None) -> str:
+    found = bars(runs[0]["scenario"], averaged(runs) | {"published_after_trigger": published})
+    applied = [bar for bar in found if bar.met is not None]
+    return f"{sum(bar.met is True for bar in applied)} of {len(applied)}"
+
+
+def _published(guards: Mapping[str, Sequence[Row]]) -> float | None:
+    """What the published rule, calibrated, keeps after the attack."""
+    return averaged(guards["dsc-calibrated"])["accuracy_after_trigger"] if "dsc-calibrated" in guards else None
+
+
+def _counts(runs: Sequence[Row]) -> bool:
+    """Whether the attack bites in the mean over seeds."""
+    loss = _mean(run["unguarded_loss"] for run in runs) or 0.0
+    return loss >= BITES or (_mean(run["unguarded_success_rate"] for run in runs) or 0.0) >= BITES_SUCCESS
 
 
 def _table(guards: Mapping[str, Sequence[Row]]) -> list[str]:
     first = next(iter(guards.values()))[0]
-    published = guards.get("dsc-calibrated")
-    rule = averaged(published)["accuracy_after_trigger"] if published else None
-    rows = [_line(first["scenario"], runs, rule) for runs in guards.values()]
-    return [
-        f"## {first['scenario']}",
-        "",
-        *_setting(guards, first),
-        "",
-        _verdict(guards, first["attack_bites"] is not None),
-        "",
-        *HEAD,
-        *rows,
-    ]
+    rows = [_line(first["scenario"], runs, _published(guards)) for runs in guards.values()]
+    verdict = _verdict(guards, first["attack_bites"] is not None)
+    return [f"## {first['scenario']}", "", *_setting(guards, first), "", verdict, "", *HEAD, *rows]
 
 
 def _setting(guards: Mapping[str, Sequence[Row]], row: Row) -> list[str]:
