@@ -83,3 +83,10 @@ def test_a_producer_is_named_only_if_every_seed_names_it(rows: list[dict[str, An
     both = [{**rows[0], "named_after": 2}, {**rows[0], "named_after": None}]
     assert averaged(both)["named_after"] is None
     assert averaged([both[0], {**both[0], "named_after": 5}])["named_after"] == 5
+
+
+def test_no_alarm_in_too_few_batches_is_no_proof(rows: list[dict[str, Any]]) -> None:
+    figures = averaged(rows[:1]) | {"plasticity_ratio": 1.0, "unguarded_gain": 0.3, "touched_clean_ratio": 0.01}
+    assert "open: alarms / batch" in summary(bars("clean", figures | {"alarms": 0, "batches": 300}))
+    assert summary(bars("clean", figures | {"alarms": 0, "batches": 3000})) == "all 3 met"
+    assert "missed 1 of 3" in summary(bars("clean", figures | {"alarms": 4, "batches": 3000}))

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from weir.bench.figures import upper_bound
+
 Figures = Mapping[str, Any]
 
 CLOSE = 0.01  # accuracy that an attack may cost
@@ -14,15 +16,20 @@ ROOM = 0.05  # accuracy that an unguarded model must gain before a share of its 
 ABOVE_RATE = 0.005  # share of honest samples that may be touched above the configured rate
 STOPPED = 0.99
 ALARMS = 0.001  # per clean batch
+BLAMED = 0.003  # per honest batch: what none in a thousand can show
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """What is asked of one figure, in words, what was measured, and whether that is enough; None: it does not apply."""
+    """What is asked of one figure, in words, what was measured, and whether that is enough.
+
+    ``met`` is None where the bar does not apply, or where too little was seen to tell: then it is ``open``.
+    """
 
     name: str
     measured: str
     met: bool | None
+    open: bool = False
 
 
 def bars(scenario: str, figures: Figures) -> list[Bar]:
@@ -77,7 +84,20 @@ def _room(f: Figures) -> bool:
 
 def _sparing(f: Figures) -> list[Bar]:
     bound = f["sample_rate"] + ABOVE_RATE
-    return [_most("honest touched", f["touched_clean_ratio"], bound), _most("alarms / batch", f["alarm_rate"], ALARMS)]
+    return [
+        _most("honest touched", f["touched_clean_ratio"], bound),
+        _rare(f"alarms / batch ≤ {ALARMS:.1%}", f["alarms"], f["batches"], ALARMS),
+    ]
+
+
+def _rare(name: str, events: int, trials: int, rate: float) -> Bar:
+    """Missed when too many were seen, met when the 95 % bound is low enough, open between."""
+    bound = upper_bound(events, trials)
+    measured = f"{events} in {trials}"
+    if bound is None or events > rate * trials:
+        return Bar(name, measured, None if bound is None else False)
+    proven = bound <= rate
+    return Bar(name, f"{measured}, bounded only at {bound:.1%}", True if proven else None, open=not proven)
 
 
 def _patient(f: Figures) -> list[Bar]:
@@ -96,10 +116,10 @@ def _following(f: Figures) -> list[Bar]:
 
 
 def _named(f: Figures) -> list[Bar]:
-    named, blamed = f["named_after"], f["blamed_honest"]
+    named = f["named_after"]
     return [
         Bar("hostile named within 10 batches", "never" if named is None else f"after {named:.0f}", _within(named)),
-        Bar("honest blamed 0", f"{blamed:.0f} in {f['honest_batches']:.0f}", blamed == 0),
+        _rare(f"honest blamed ≤ {BLAMED:.1%}", f["blamed_honest"], f["honest_batches"], BLAMED),
     ]
 
 

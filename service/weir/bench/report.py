@@ -18,8 +18,9 @@ Row = Mapping[str, Any]
 LEAST_SEEDS = 3
 HEAD = (
     "| guard | start | before trigger | after attack | its reference | end | its reference | poison held | corrected "
-    "| honest touched | AUROC | alarms on clean batches (95 % bound) | vetoes on clean | plasticity | bars |",
-    "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+    "| honest touched | AUROC | alarms on clean batches (95 % bound) | hostile named | honest blamed (95 % bound) "
+    "| vetoes on clean | plasticity | bars |",
+    "|---" * 17 + "|",
 )
 TERMS = (
     *("before", "attack", "strikes", "after", "batch", "trigger", "burn_in", "burn_in_epochs", "burn_in_lr"),
@@ -199,10 +200,13 @@ def _line(scenario: str, runs: Sequence[Row], published: float | None) -> str:
                 "accuracy_reference_final",
             )
         ),
-        *(_percent(f[part]) for part in ("held_poison_ratio", "corrected_poison_ratio", "touched_clean_ratio")),
+        *(_percent(f[part]) for part in ("held_poison_ratio", "corrected_poison_ratio")),
+        _percent(f["touched_clean_ratio"]) + _wrong(f["touched_noisy_ratio"]),
         _number(f["auroc"]),
         _rate(f["alarms"], f["batches"]),
-        f"{f['vetoes_on_clean']:.0f}",
+        "–" if f["named_after"] is None else f"{f['named_after']}",
+        _rate(f["blamed_honest"], f["honest_batches"]),
+        f"{f['vetoes_on_clean']}",
         _number(f["plasticity_ratio"]),
         summary(bars(scenario, f)),
     ]
@@ -210,11 +214,17 @@ def _line(scenario: str, runs: Sequence[Row], published: float | None) -> str:
 
 
 def summary(found: Sequence[Bar]) -> str:
-    """The bars of one row in words: met, or which are missed and by what."""
+    """The bars of one row in words: met, which are missed and by what, and which too few runs leave open."""
     missed = [f"{bar.name}: {bar.measured}" for bar in found if bar.met is False]
-    met = sum(bar.met is True for bar in found)
-    applied = met + len(missed)
-    return f"all {applied} met" if not missed else f"**missed {len(missed)} of {applied}**: {'; '.join(missed)}"
+    unproven = [f"{bar.name}: {bar.measured}" for bar in found if bar.open]
+    applied = sum(bar.met is not None for bar in found)
+    said = f"all {applied} met" if not missed else f"**missed {len(missed)} of {applied}**: {'; '.join(missed)}"
+    return "; open: ".join([said, *unproven])
+
+
+def _wrong(noisy: float | None) -> str:
+    """Of the honest samples whose label is wrong, where a scenario has such."""
+    return "" if noisy is None else f" (of wrong labels {100 * noisy:.0f})"
 
 
 def _percent(value: float | None) -> str:
