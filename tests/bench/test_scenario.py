@@ -106,3 +106,10 @@ def test_the_reference_is_the_same_stream_without_what_means_harm(bench: Bench) 
     mixed = bench.run(GUARDS["none"], stream(bench, "mixed"), absent=True)
     assert not any(bool(moment.poisoned.any()) for moment in mixed.moments)
     assert {len(m.labels) for m in mixed.moments if m.phase is Phase.ATTACK} == {17}  # 30 % of 25 stay away: 8
+
+
+def test_honest_mistakes_are_noise_and_no_poison(bench: Bench) -> None:
+    for scenario, noise in (("noisy_labels", 1), ("drift_sudden", 25), ("clean", 0)):
+        moments = bench.run(GUARDS["none"], stream(bench, scenario)).moments
+        assert not any(bool(moment.poisoned.any()) for moment in moments)
+        assert int(moments[-1].noisy.sum()) == noise
