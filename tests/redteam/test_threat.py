@@ -96,7 +96,12 @@ def test_another_number_of_samples_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "named"), [({"epsilon": 0.0}, "epsilon"), ({"epsilon": 0.1, "fraction": 1.5}, "fraction")]
+    ("values", "named"),
+    [
+        ({"epsilon": 0.0}, "epsilon"),
+        ({"epsilon": 0.1, "fraction": 1.5}, "fraction"),
+        ({"epsilon": 0.1, "features": 0.0}, "features"),
+    ],
 )
 def test_budgets_that_make_no_sense_are_refused(values: dict[str, float], named: str) -> None:
     with pytest.raises(InvalidSetting, match=named):
@@ -107,3 +112,35 @@ def test_the_attacks_load_where_there_is_no_web_or_database_package() -> None:
     loaded = loaded_by("import weir.redteam")
     assert "weir.redteam.accumulative" in loaded
     assert not loaded & WEB_AND_DATABASE
+
+
+class Relabels:
+    """An attack that gives back the labels it was made with."""
+
+    def __init__(self, labels: Tensor) -> None:
+        self.labels = labels
+
+    def relabel(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        x.fill_(5.0)
+        y.fill_(0)
+        return self.labels
+
+
+def test_a_label_that_is_no_class_stays_as_it_was() -> None:
+    threat = ThreatModel(epsilon=0.1, classes=2)
+    assert threat.mislabel(Relabels(torch.tensor([2, 0])), nn.Linear(2, 2), X, Y).tolist() == [0, 0]
+    assert threat.mislabel(Relabels(torch.tensor([-1, 5])), nn.Linear(2, 2), X, Y).tolist() == [0, 1]
+    assert Y.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("labels", [torch.zeros(3, dtype=torch.int64), torch.zeros(2)])
+def test_what_are_no_labels_is_refused(labels: Tensor) -> None:
+    with pytest.raises(InvalidSetting, match="int64"):
+        ThreatModel(epsilon=0.1, classes=2).mislabel(Relabels(labels), nn.Linear(2, 2), X, Y)
+
+
+def test_only_the_features_that_moved_furthest_differ() -> None:
+    threat = ThreatModel(epsilon=0.4, features=0.5)
+    torch.testing.assert_close(
+        threat.clip(X + torch.tensor([[0.3, 0.1], [0.0, 0.2]]), X), torch.tensor([[0.4, 0.5], [0.9, 0.4]])
+    )

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import torch
 import typer
 
+from weir.bench import harness
+from weir.bench.guards import GUARDS
+from weir.bench.harness import Cell, Harness
 from weir.bench.overhead import Plan, measure, table
+from weir.bench.report import markdown
+from weir.bench.scenario import SCENARIOS
+from weir.bench.terms import PRESETS
+from weir.errors import InvalidSetting, WeirError
 
 app = typer.Typer(help="Measurements, as ratios against a stated baseline in the same run.", no_args_is_help=True)
 
@@ -51,6 +63,89 @@ def overhead(
     typer.echo(table(result))
     if json_file:
         json_file.write_text(json.dumps(result, indent=2) + "\n")
+
+
+@app.command()
+def guard(
+    out: Annotated[Path, typer.Option(help="JSON lines; runs that it holds are not made again.", dir_okay=False)],
+    scenario: Annotated[str, typer.Option(help="Scenarios by name, with commas, or all.")] = "all",
+    guard: Annotated[str, typer.Option(help="Guards by name, with commas, or all.")] = "none,dsc-calibrated,weir",
+    seeds: Annotated[str, typer.Option(help="Seeds, with commas.")] = "0,1,2",
+    dataset: Annotated[str, typer.Option(help="digits, mnist or cifar10.")] = "digits",
+    data: Annotated[Path | None, typer.Option(help="Folder with mnist-train.parquet, cifar10-train.parquet.")] = None,
+    model: Annotated[str | None, typer.Option(help="mlp, cnn, resnet18 or package.module:factory.")] = None,
+    options: Annotated[str | None, typer.Option(help="The model's options as JSON.")] = None,
+    epsilon: Annotated[float | None, typer.Option(help="L-infinity budget; unset: the scenario's own.")] = None,
+    fraction: Annotated[float | None, typer.Option(help="Hostile share of a batch; unset: the scenario's own.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate on the stream.")] = None,
+    norm: Annotated[str, typer.Option(help="Batch-norm statistics on the stream: frozen or train.")] = "frozen",
+    attack: Annotated[int | None, typer.Option(help="Batches of an attack.", min=1)] = None,
+    strikes: Annotated[int | None, typer.Option(help="Trigger batches.", min=1)] = None,
+    burn_in_epochs: Annotated[int | None, typer.Option(help="Passes of burn-in.", min=1)] = None,
+    burn_in_lr: Annotated[float | None, typer.Option(help="Peak learning rate of burn-in.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    threads: Annotated[int, typer.Option(help="Threads of torch.", min=1)] = 1,
+    cache: Annotated[Path | None, typer.Option(help="Folder for burned-in models.")] = None,
+) -> None:
+    """Scenario by guard by seed, a JSON object each."""
+    torch.set_num_threads(threads)
+    with _explained():
+        if dataset not in PRESETS:
+            raise InvalidSetting("dataset", dataset, ", ".join(PRESETS))
+        given: dict[str, Any] = {
+            "model": model,
+            "epsilon": epsilon,
+            "fraction": fraction,
+            "lr": lr,
+            "attack": attack,
+            "strikes": strikes,
+            "burn_in_epochs": burn_in_epochs,
+            "burn_in_lr": burn_in_lr,
+        }
+        chosen = {name: value for name, value in given.items() if value is not None}
+        if model is not None or options is not None:
+            chosen["options"] = json.loads(options or "{}")
+        terms = replace(PRESETS[dataset], norm_mode=norm, device=device, **chosen)
+        cells = [
+            Cell(one, other, seed, terms)
+            for one in _names(scenario, SCENARIOS)
+            for seed in map(int, seeds.split(","))
+            for other in _names(guard, GUARDS)
+        ]
+        with typer.progressbar(length=len(cells), label="runs") as bar:
+            harness.run(cells, out, Harness(data, cache), progress=lambda _: bar.update(1))
+
+
+@app.command()
+def report(
+    files: Annotated[list[Path], typer.Argument(help="JSON lines of weir bench guard.", exists=True, dir_okay=False)],
+    out: Annotated[Path, typer.Option(help="Markdown file; pictures go beside it.", dir_okay=False)],
+) -> None:
+    """Tables with the bars, and pictures where matplotlib is installed."""
+    rows = list(harness.rows(files))
+    pictures = []
+    if importlib.util.find_spec("matplotlib"):
+        from weir.bench import plots
+
+        for name, draw in (("accuracy", plots.accuracies), ("protection", plots.protection)):
+            picture = out.with_name(f"{out.stem}-{name}.png")
+            draw(rows, picture)
+            pictures.append(f"![{name}]({picture.name})")
+    out.write_text("\n".join([markdown(rows), *pictures, *([""] if pictures else [])]))
+    typer.echo(f"{out}: {len(rows)} runs")
+
+
+def _names(wanted: str, known: Iterable[str]) -> list[str]:
+    return list(known) if wanted == "all" else wanted.split(",")
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """What a user got wrong, in a line."""
+    try:
+        yield
+    except WeirError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 if __name__ == "__main__":

@@ -4,7 +4,26 @@
 """
 
 from weir.redteam.accumulative import Accumulative, Trigger
-from weir.redteam.attack import Attack
+from weir.redteam.attack import Attack, LabelAttack
+from weir.redteam.backdoor import Patch, success_rate
+from weir.redteam.drift import Drift
+from weir.redteam.labels import PairwiseFlip, RandomFlip
+from weir.redteam.ratchet import Ratchet
+from weir.redteam.skew import Skew
 from weir.redteam.threat import Knowledge, ThreatModel
 
-__all__ = ["Accumulative", "Attack", "Knowledge", "ThreatModel", "Trigger"]
+__all__ = [
+    "Accumulative",
+    "Attack",
+    "Drift",
+    "Knowledge",
+    "LabelAttack",
+    "PairwiseFlip",
+    "Patch",
+    "RandomFlip",
+    "Ratchet",
+    "Skew",
+    "ThreatModel",
+    "Trigger",
+    "success_rate",
+]

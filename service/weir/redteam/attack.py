@@ -1,4 +1,4 @@
-"""What an attack is to the harness: something that moves samples, and nothing else."""
+"""What an attack is to the harness: something that moves samples or their labels, and nothing else."""
 
 from __future__ import annotations
 
@@ -15,3 +15,10 @@ class Attack(Protocol):
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Moved samples (n, *shape), for ``x`` (n, *shape) float32 and labels ``y`` (n,)."""
+
+
+class LabelAttack(Protocol):
+    """Moves labels and leaves samples alone; everything else as for Attack. What moves both is both."""
+
+    def relabel(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """Other labels (n,) int64, for ``x`` (n, *shape) float32 and labels ``y`` (n,)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from copy import deepcopy
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from weir.errors import InvalidSetting
-from weir.redteam.attack import Attack
+from weir.redteam.attack import Attack, LabelAttack
 
 
 class Knowledge(StrEnum):
@@ -22,12 +23,18 @@ class Knowledge(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThreatModel:
-    """How far a sample may be moved (L∞, in units of x, inside [low, high]), and how many of a batch may be."""
+    """How far a sample may be moved (L∞, in units of x, inside [low, high]), and how many of a batch may be.
+
+    ``features`` is the share of a sample's numbers that may differ at all; labels may become any of ``classes``, and
+    stay as they are where that is 0.
+    """
 
     epsilon: float
     low: float | None = 0.0
     high: float | None = 1.0
     fraction: float = 1.0
+    features: float = 1.0
+    classes: int = 0
     knowledge: Knowledge = Knowledge.WEIGHTS
 
     def __post_init__(self) -> None:
@@ -35,6 +42,10 @@ class ThreatModel:
             raise InvalidSetting("epsilon", self.epsilon, "a positive number")
         if not 0 <= self.fraction <= 1:
             raise InvalidSetting("fraction", self.fraction, "a number from 0 to 1")
+        if not 0 < self.features <= 1:
+            raise InvalidSetting("features", self.features, "a number above 0, up to 1")
+        if self.classes < 0:
+            raise InvalidSetting("classes", self.classes, "a number of classes, or 0")
 
     def hostile(self, n: int) -> int:
         """How many of n samples may be moved: always the first ones."""
@@ -45,7 +56,8 @@ class ThreatModel:
         inside = torch.minimum(torch.maximum(moved, x - self.epsilon), x + self.epsilon)
         if self.low is not None or self.high is not None:
             inside = inside.clamp(self.low, self.high)
-        return torch.where(moved.isnan(), x, inside)
+        inside = torch.where(moved.isnan(), x, inside)
+        return inside if self.features == 1 else self._few(inside, x)
 
     def craft(self, attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Let an attack move the hostile share of ``x`` (n, *shape) float32, and hold it to the budget.
@@ -56,8 +68,33 @@ class ThreatModel:
         hostile = self.hostile(len(x))
         if hostile == 0:
             return x.clone()
-        victim = deepcopy(model).eval().requires_grad_(True)
-        moved = attack.perturb(victim, x[:hostile].clone(), y[:hostile].clone()).detach()
+        moved = attack.perturb(_victim(model), x[:hostile].clone(), y[:hostile].clone()).detach()
         if moved.shape != x[:hostile].shape:
             raise InvalidSetting("attack", list(moved.shape), f"moved samples of shape {list(x[:hostile].shape)}")
         return torch.cat([self.clip(moved.to(x), x[:hostile]), x[hostile:]])
+
+    def mislabel(self, attack: LabelAttack, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """Let an attack replace the hostile share of ``y`` (n,) int64; a label that is no class stays as it was.
+
+        The attack works on copies. Raises InvalidSetting when what it returns is no int64 of that shape.
+        """
+        hostile = self.hostile(len(y))
+        if hostile == 0:
+            return y.clone()
+        moved = attack.relabel(_victim(model), x[:hostile].clone(), y[:hostile].clone())
+        if moved.shape != y[:hostile].shape or moved.dtype != torch.int64:
+            seen = f"{moved.dtype} {list(moved.shape)}"
+            raise InvalidSetting("attack", seen, f"labels torch.int64 {list(y[:hostile].shape)}")
+        allowed = (moved >= 0) & (moved < self.classes)
+        return torch.cat([torch.where(allowed, moved, y[:hostile]), y[hostile:]])
+
+    def _few(self, moved: Tensor, x: Tensor) -> Tensor:
+        """Only the features that moved furthest, as many as are allowed."""
+        distance = (moved - x).abs().flatten(1)
+        kept = distance.topk(math.floor(self.features * distance.shape[1] + 1e-9), dim=1).indices
+        mask = torch.zeros_like(distance, dtype=torch.bool).scatter_(1, kept, True)
+        return torch.where(mask.view_as(x), moved, x)
+
+
+def _victim(model: nn.Module) -> nn.Module:
+    return deepcopy(model).eval().requires_grad_(True)

@@ -1,0 +1,299 @@
+"""Streams of labelled batches, and the truth about them, which the guard never sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+from weir.bench.terms import Material, Terms
+from weir.datasets import Dataset
+from weir.redteam import (
+    Accumulative,
+    Attack,
+    Drift,
+    LabelAttack,
+    PairwiseFlip,
+    Patch,
+    RandomFlip,
+    Ratchet,
+    Skew,
+    ThreatModel,
+    Trigger,
+)
+from weir.types import Batch
+
+HOSTILE = "mallory"
+HONEST = ("ann", "ben", "cleo", "dan")
+CROWD = "crowd"  # one key for right and wrong samples alike: no producer's record can tell them apart
+
+
+SKEWED = 20  # producers of one or two classes each: together they see nearly all
+DELIVERIES = 5  # of as many of them, in one step
+
+
+class Phase(StrEnum):
+    """A part of a stream."""
+
+    BEFORE = "before"
+    ATTACK = "attack"
+    TRIGGER = "trigger"
+    AFTER = "after"
+
+
+@dataclass(frozen=True, slots=True)
+class Corruption:
+    """What happens to the first samples of a batch on their way, and whether someone means harm by it."""
+
+    threat: ThreatModel
+    moves: Attack | None = None
+    labels: LabelAttack | None = None
+    hostile: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One step of a stream before it is corrupted; ``producers[i]`` sends sample i."""
+
+    phase: Phase
+    batch: Batch
+    producers: Sequence[str]
+    corruption: Corruption | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A scenario's turns; ``drift`` is the world that the test set is judged in, ``patch`` the backdoor to count."""
+
+    turns: Sequence[Turn]
+    drift: Drift | None = None
+    patch: Patch | None = None
+
+    @property
+    def hostile(self) -> bool:
+        """Whether anyone means harm."""
+        return any(turn.corruption is not None and turn.corruption.hostile for turn in self.turns)
+
+
+class Pool:
+    """Samples that are dealt without end: anew, in another order, each time they are used up."""
+
+    def __init__(self, samples: Dataset | Batch, seed: int) -> None:
+        self._samples = samples
+        self._generator = torch.Generator().manual_seed(seed)
+        self._order: list[int] = []
+
+    def batch(self, n: int) -> Batch:
+        """The next n samples."""
+        while len(self._order) < n:
+            self._order += torch.randperm(len(self._samples), generator=self._generator).tolist()
+        rows, self._order = torch.tensor(self._order[:n]), self._order[n:]
+        return Batch(self._samples.x[rows], self._samples.y[rows])
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a scenario is made from."""
+
+    terms: Terms
+    given: Material
+    honest: Pool
+    ammunition: Pool
+    seed: int
+
+    @staticmethod
+    def of(terms: Terms, given: Material, seed: int) -> Setting:
+        """Fresh pools of a seed's material."""
+        return Setting(terms, given, Pool(given.honest, 2 * seed), Pool(given.ammunition, 2 * seed + 1), seed)
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return self.given.recipe.inputs.classes
+
+    def threat(self, *, epsilon: float, fraction: float = 1.0, features: float = 1.0) -> ThreatModel:
+        """A budget; epsilon and fraction are the terms' where they set them."""
+        return ThreatModel(
+            epsilon=self.terms.epsilon or epsilon,
+            fraction=fraction if self.terms.fraction is None else self.terms.fraction,
+            features=features,
+            classes=self.classes,
+        )
+
+    def quiet(self, count: int, phase: Phase, *, producers: Sequence[str] = HONEST) -> Iterator[Turn]:
+        """Batches as honest producers send them, in turn."""
+        for number in range(count):
+            yield _turn(phase, self.honest.batch(self.terms.batch), producers[number % len(producers)])
+
+    def mixed(self, size: int, phase: Phase, corruption: Corruption) -> Turn:
+        """One batch of which the attacker owns its share and honest people the rest, all under one key."""
+        own = corruption.threat.hostile(size)
+        theirs, mine = self.ammunition.batch(own), self.honest.batch(size - own)
+        batch = Batch(torch.cat([theirs.x, mine.x]), torch.cat([theirs.y, mine.y]))
+        return _turn(phase, batch, CROWD, corruption)
+
+
+def clean(setting: Setting) -> Stream:
+    """A stationary world and honest producers."""
+    terms = setting.terms
+    return Stream(list(setting.quiet(terms.before + terms.attack + terms.after, Phase.AFTER)))
+
+
+def accumulative(setting: Setting) -> Stream:
+    """One producer prepares the model, then strikes; every sample it sends is crafted."""
+    terms = setting.terms
+    threat = setting.threat(epsilon=0.3)
+    trigger = Trigger(threat, setting.given.validation)
+    strike = setting.ammunition.batch(terms.trigger)
+    prepare = Accumulative(trigger, strike)
+    turns = [*setting.quiet(terms.before, Phase.BEFORE)]
+    for _ in range(terms.attack):
+        batch = setting.ammunition.batch(terms.batch)
+        turns.append(_turn(Phase.ATTACK, batch, HOSTILE, Corruption(threat, prepare)))
+    turns += [_turn(Phase.TRIGGER, strike, HOSTILE, Corruption(threat, trigger)) for _ in range(terms.strikes)]
+    return Stream([*turns, *setting.quiet(terms.after, Phase.AFTER)])
+
+
+def mixed(setting: Setting) -> Stream:
+    """The accumulative attack owns a share of every batch, and of the trigger batch."""
+    terms = setting.terms
+    threat = setting.threat(epsilon=0.3, fraction=0.3)
+    trigger = Trigger(threat, setting.given.validation)
+    strike = Corruption(threat, trigger)
+    prepare = Corruption(threat, Accumulative(trigger, setting.ammunition.batch(terms.trigger)))
+    return _sandwich(setting, prepare, strike)
+
+
+def producer(setting: Setting) -> Stream:
+    """Four honest producers and a hostile one send batches in turn; only whose key it is tells them apart."""
+    terms = setting.terms
+    threat = setting.threat(epsilon=0.3)
+    trigger = Trigger(threat, setting.given.validation)
+    strike = setting.ammunition.batch(terms.trigger)
+    prepare = Corruption(threat, Accumulative(trigger, strike))
+    turns = [*setting.quiet(terms.before, Phase.BEFORE)]
+    for name in (HOSTILE, *HONEST) * terms.attack:
+        own = name == HOSTILE
+        batch = (setting.ammunition if own else setting.honest).batch(terms.batch)
+        turns.append(_turn(Phase.ATTACK, batch, name, prepare if own else None))
+    turns += [_turn(Phase.TRIGGER, strike, HOSTILE, Corruption(threat, trigger)) for _ in range(terms.strikes)]
+    return Stream([*turns, *setting.quiet(terms.after, Phase.AFTER)])
+
+
+def label_flip(setting: Setting) -> Stream:
+    """A share of every batch carries a random wrong label."""
+    threat = setting.threat(epsilon=1.0, fraction=0.2)
+    return _sandwich(setting, Corruption(threat, labels=RandomFlip(setting.classes, setting.seed)))
+
+
+def label_flip_pairwise(setting: Setting) -> Stream:
+    """A share of every batch carries the label of the next class."""
+    threat = setting.threat(epsilon=1.0, fraction=0.2)
+    return _sandwich(setting, Corruption(threat, labels=PairwiseFlip(setting.classes)))
+
+
+def backdoor(setting: Setting) -> Stream:
+    """A share of every batch carries a patch and the target's label; a small share needs many batches."""
+    shape = setting.given.recipe.inputs.shape
+    patch = Patch(target=0, size=max(3, shape[-1] // 8))
+    threat = setting.threat(epsilon=1.0, fraction=0.05, features=patch.size**2 / (shape[-1] * shape[-2]))
+    return Stream(_sandwich(setting, Corruption(threat, patch, patch), rounds=5).turns, patch=patch)
+
+
+def ratchet(setting: Setting) -> Stream:
+    """A flood of mildly moved samples of one producer, each chosen to pass."""
+    terms = setting.terms
+    threat = setting.threat(epsilon=0.1)
+    corruption = Corruption(threat, Ratchet(threat, setting.given.validation))
+    turns = [*setting.quiet(terms.before, Phase.BEFORE)]
+    flood = (setting.ammunition.batch(terms.batch) for _ in range(3 * terms.attack))
+    turns += [_turn(Phase.ATTACK, batch, HOSTILE, corruption) for batch in flood]
+    return Stream([*turns, *setting.quiet(terms.after, Phase.AFTER)])
+
+
+def skewed(setting: Setting) -> Stream:
+    """Steps of small deliveries from many honest producers, who see one or two classes each; one class is rare."""
+    terms, rare = setting.terms, setting.classes - 1
+    skew = Skew(producers=SKEWED, classes=setting.classes, rare=rare, seed=setting.seed)
+    honest = setting.given.honest
+    pools = [Pool(honest.select((honest.y == label).nonzero().flatten()), label) for label in range(setting.classes)]
+    own = terms.batch // DELIVERIES
+    turns = []
+    for number in range(terms.before + terms.attack + terms.after):
+        senders = [(number * DELIVERIES + delivery) % SKEWED for delivery in range(DELIVERIES)]
+        labels = torch.cat([skew.labels(who, own, batch=number) for who in senders])
+        drawn = [pools[label].batch(1) for label in labels.tolist()]
+        batch = Batch(torch.cat([one.x for one in drawn]), torch.cat([one.y for one in drawn]))
+        turns.append(Turn(Phase.AFTER, batch, [f"skewed{who}" for who in senders for _ in range(own)]))
+    return Stream(turns)
+
+
+def noisy_labels(setting: Setting) -> Stream:
+    """Honest producers who get a share of their labels wrong."""
+    threat = setting.threat(epsilon=1.0, fraction=0.05)
+    noise = Corruption(threat, labels=RandomFlip(setting.classes, setting.seed), hostile=False)
+    return Stream([Turn(turn.phase, turn.batch, turn.producers, noise) for turn in clean(setting).turns])
+
+
+def drift_gradual(setting: Setting) -> Stream:
+    """The world turns and fades a little with every batch."""
+    return _drifting(setting, lambda share: share)
+
+
+def drift_sudden(setting: Setting) -> Stream:
+    """The world turns and fades from one batch to the next."""
+    return _drifting(setting, lambda share: 1.0)
+
+
+SCENARIOS: dict[str, Callable[[Setting], Stream]] = {
+    scenario.__name__: scenario
+    for scenario in (
+        clean,
+        accumulative,
+        mixed,
+        producer,
+        label_flip,
+        label_flip_pairwise,
+        backdoor,
+        skewed,
+        noisy_labels,
+        ratchet,
+        drift_gradual,
+        drift_sudden,
+    )
+}
+
+
+def _turn(phase: Phase, batch: Batch, producer: str, corruption: Corruption | None = None) -> Turn:
+    return Turn(phase, batch, [producer] * len(batch), corruption)
+
+
+def _sandwich(setting: Setting, corruption: Corruption, strike: Corruption | None = None, *, rounds: int = 1) -> Stream:
+    """Honest batches, mixed ones, perhaps a mixed trigger batch, and honest ones again."""
+    terms = setting.terms
+    turns = [*setting.quiet(terms.before, Phase.BEFORE, producers=[CROWD])]
+    turns += [setting.mixed(terms.batch, Phase.ATTACK, corruption) for _ in range(rounds * terms.attack)]
+    if strike:
+        turns += [setting.mixed(terms.trigger, Phase.TRIGGER, strike) for _ in range(terms.strikes)]
+    return Stream([*turns, *setting.quiet(terms.after, Phase.AFTER, producers=[CROWD])])
+
+
+def _drifting(setting: Setting, way: Callable[[float], float]) -> Stream:
+    terms = setting.terms
+    drift = Drift(degrees=30, contrast=0.6)
+    everything = ThreatModel(epsilon=1.0)
+    turns = [*setting.quiet(terms.before, Phase.BEFORE)]
+    count = terms.attack + terms.after
+    for number, turn in enumerate(setting.quiet(count, Phase.AFTER), 1):
+        moved = Corruption(everything, drift.at(min(1.0, way(2 * number / count))), hostile=False)
+        turns.append(Turn(turn.phase, turn.batch, turn.producers, moved))
+    return Stream(turns, drift=drift)
+
+
+def truth(turn: Turn) -> Tensor:
+    """Which samples (n,) bool of a turn are corrupted, by malice or not."""
+    count = turn.corruption.threat.hostile(len(turn.batch)) if turn.corruption else 0
+    return torch.arange(len(turn.batch)) < count

@@ -1,0 +1,92 @@
+"""Tables say what was met, what was missed, and what proves nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from weir.bench.bars import BARS, bars
+from weir.bench.harness import Cell, Harness
+from weir.bench.report import averaged, markdown, summary
+from weir.bench.scenario import SCENARIOS
+from weir.bench.terms import Terms
+
+
+@pytest.fixture(scope="module")
+def rows(harness: Harness, terms: Terms) -> list[dict[str, Any]]:
+    cells = [Cell("accumulative", guard, 0, terms) for guard in ("weir", "none", "hold-all")]
+    return [harness.run(cell) for cell in cells]
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    return markdown(rows).partition("## accumulative")[2]
+
+
+def line(text: str, guard: str) -> str:
+    return next(line for line in text.splitlines() if line.startswith((f"| {guard} ", f"| *{guard}* ")))
+
+
+def with_loss(rows: list[dict[str, Any]], loss: float) -> list[dict[str, Any]]:
+    return [{**row, "seed": seed, "unguarded_loss": loss} for row in rows for seed in (0, 1, 2)]
+
+
+def test_every_scenario_has_bars() -> None:
+    assert set(BARS) == set(SCENARIOS)
+
+
+def test_an_attack_that_does_not_bite_proves_nothing(rows: list[dict[str, Any]]) -> None:
+    assert "proves nothing" in markdown(with_loss(rows, 0.04))
+    assert "proves nothing" not in markdown(with_loss(rows, 0.06))
+
+
+def test_few_seeds_make_no_claim(rows: list[dict[str, Any]]) -> None:
+    assert "no claim" in markdown(rows)
+    assert "no claim" not in markdown(with_loss(rows, 0.06))
+
+
+def test_guards_stand_in_their_order_and_dummies_in_italics(rows: list[dict[str, Any]]) -> None:
+    text = table(rows)
+    assert text.index("| none ") < text.index("| *hold-all* ") < text.index("| weir ")
+
+
+def test_learning_nothing_misses_the_bar_of_plasticity(rows: list[dict[str, Any]]) -> None:
+    room = [{**row, "unguarded_gain": 0.1, "plasticity_ratio": float(row["guard"] != "hold-all")} for row in rows]
+    assert "plasticity ≥ 0.95: 0.00" in line(table(room), "hold-all")
+    assert "plasticity" not in line(table([{**row, "unguarded_gain": 0.04} for row in room]), "hold-all")
+
+
+def test_the_overview_counts_the_bars_of_the_principal_guards(rows: list[dict[str, Any]]) -> None:
+    overview = markdown(with_loss(rows, 0.06)).partition("## Overview")[2].partition("##")[0]
+    (found,) = [line for line in overview.splitlines() if line.startswith("| accumulative ")]
+    assert "| yes |" in found
+    assert found.count(" of ") == 2
+
+
+def test_a_missed_bar_says_by_what(rows: list[dict[str, Any]]) -> None:
+    figures = averaged(rows[:1]) | {"published_after_trigger": None, "gain_ratio": 1.0, "plasticity_ratio": 1.0}
+    figures["unguarded_gain"] = 0.3
+    figures |= {"accuracy_after_trigger": 0.70, "accuracy_reference": 0.75, "accuracy_final": 0.9}
+    figures |= {"accuracy_reference_final": 0.9, "held_poison_ratio": 1.0, "corrected_poison_ratio": 0.0}
+    assert summary(bars("accumulative", figures)) == "**missed 1 of 5**: cost after ≤ 1.0%: 5.0%"
+    assert summary(bars("accumulative", figures | {"accuracy_after_trigger": 0.745})) == "all 5 met"
+
+
+def test_means_are_over_seeds_and_counts_are_sums(rows: list[dict[str, Any]]) -> None:
+    both = [{**rows[0], "accuracy_final": 0.5, "batches": 3}, {**rows[0], "accuracy_final": 0.7, "batches": 4}]
+    figures = averaged(both)
+    assert figures["accuracy_final"] == pytest.approx(0.6)
+    assert figures["batches"] == 7
+
+
+def test_a_producer_is_named_only_if_every_seed_names_it(rows: list[dict[str, Any]]) -> None:
+    both = [{**rows[0], "named_after": 2}, {**rows[0], "named_after": None}]
+    assert averaged(both)["named_after"] is None
+    assert averaged([both[0], {**both[0], "named_after": 5}])["named_after"] == 5
+
+
+def test_no_alarm_in_too_few_batches_is_no_proof(rows: list[dict[str, Any]]) -> None:
+    figures = averaged(rows[:1]) | {"plasticity_ratio": 1.0, "unguarded_gain": 0.3, "touched_clean_ratio": 0.01}
+    assert "open: alarms / batch" in summary(bars("clean", figures | {"alarms": 0, "batches": 300}))
+    assert summary(bars("clean", figures | {"alarms": 0, "batches": 3000})) == "all 3 met"
+    assert "missed 1 of 3" in summary(bars("clean", figures | {"alarms": 4, "batches": 3000}))
