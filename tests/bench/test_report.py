@@ -68,7 +68,7 @@ def test_a_missed_bar_says_by_what(rows: list[dict[str, Any]]) -> None:
     figures["unguarded_gain"] = 0.3
     figures |= {"accuracy_after_trigger": 0.70, "accuracy_reference": 0.75, "accuracy_final": 0.9}
     figures |= {"accuracy_reference_final": 0.9, "held_poison_ratio": 1.0, "corrected_poison_ratio": 0.0}
-    assert summary(bars("accumulative", figures)) == "**missed 1 of 5**: cost after ≤ 1.0%: 5.0%"
+    assert summary(bars("accumulative", figures)) == "**missed 1 of 5**: cost after ≤ 1.00%: 5.00%"
     assert summary(bars("accumulative", figures | {"accuracy_after_trigger": 0.745})) == "all 5 met"
 
 

@@ -53,7 +53,7 @@ def _protected(f: Figures) -> list[Bar]:
     """Within a point of the guard's own reference, when the attack has ended and at the end."""
     after = None if f["accuracy_after_trigger"] is None else f["accuracy_reference"] - f["accuracy_after_trigger"]
     final = None if f["accuracy_reference_final"] is None else f["accuracy_reference_final"] - f["accuracy_final"]
-    return [_most("cost after", after, CLOSE), _most("cost at the end", final, CLOSE)]
+    return [_most("cost after", after, CLOSE, "{:.2%}"), _most("cost at the end", final, CLOSE, "{:.2%}")]
 
 
 def _learned(f: Figures) -> list[Bar]:

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from weir.bench.bars import Bar, bars
+from weir.bench.bars import ROOM, Bar, bars
 from weir.bench.figures import BITES, BITES_SUCCESS, upper_bound
 from weir.bench.guards import GUARDS
 from weir.bench.scenario import SCENARIOS
@@ -201,13 +201,13 @@ def _line(scenario: str, runs: Sequence[Row], published: float | None) -> str:
             )
         ),
         *(_percent(f[part]) for part in ("held_poison_ratio", "corrected_poison_ratio")),
-        _percent(f["touched_clean_ratio"]) + _wrong(f["touched_noisy_ratio"]),
+        _percent(f["touched_clean_ratio"]) + _changed(f["touched_noisy_ratio"]),
         _number(f["auroc"]),
         _rate(f["alarms"], f["batches"]),
         "–" if f["named_after"] is None else f"{f['named_after']}",
         _rate(f["blamed_honest"], f["honest_batches"]),
         f"{f['vetoes_on_clean']}",
-        _number(f["plasticity_ratio"]),
+        _number(f["plasticity_ratio"] if f["unguarded_gain"] >= ROOM else None),
         summary(bars(scenario, f)),
     ]
     return f"| {' | '.join(cells)} |"
@@ -222,9 +222,9 @@ def summary(found: Sequence[Bar]) -> str:
     return "; open: ".join([said, *unproven])
 
 
-def _wrong(noisy: float | None) -> str:
-    """Of the honest samples whose label is wrong, where a scenario has such."""
-    return "" if noisy is None else f" (of wrong labels {100 * noisy:.0f})"
+def _changed(noisy: float | None) -> str:
+    """Of the honest samples that are mislabelled or have drifted, where a scenario has such."""
+    return "" if noisy is None else f" (of the changed {100 * noisy:.0f})"
 
 
 def _percent(value: float | None) -> str:
