@@ -383,7 +383,7 @@ LIGHT = {
 EVERYTHING = {
     "probe": 90,
     "guard": GuardConfig(sample_rate=0.05),
-    "correction": CorrectionConfig(steps=2),
+    "correction": CorrectionConfig(enabled=True, steps=2),
     "snapshots": SnapshotConfig(lag=5),
 }
 
@@ -405,3 +405,15 @@ def test_memory_stays_flat(world: World, parts: dict[str, Any], steps: int) -> N
     assert objects_after - objects < 500
     assert resident_after - resident < 8 * 2**20
     assert values_after < 1.2 * values
+
+
+def test_three_vetoes_in_a_row_bring_the_velocity_to_rest(world: World) -> None:
+    """Undoing a step restores its momentum, and a harmful one would fail every honest step that follows."""
+    engine = world.engine(learner=LearnerConfig(lr=0.05, momentum=0.9))
+    world.run(engine, 1, 1, n=50)
+    state = engine.state()
+    hostile = {name: torch.full_like(t, 30.0) if "/optimizer/" in name else t for name, t in state.tensors.items()}
+    engine.load_state(State(hostile, state.values))
+    reports = world.run(engine, 2, 5, n=50)
+    assert [report.vetoed for report in reports] == [True, True, True, False]
+    assert reports[3].updated

@@ -143,7 +143,7 @@ def test_observe_scores_as_weir_does_and_never_acts(world: World) -> None:
 
 
 def test_a_suspect_is_corrected_until_it_is_no_longer_one(world: World) -> None:
-    config = CorrectionConfig(epsilon=0.3, steps=10)
+    config = CorrectionConfig(enabled=True, epsilon=0.3, steps=10)
     engine = world.engine(correction=config, gate=GateConfig(enabled=False))
     holding = world.engine(correction=HOLD, gate=GateConfig(enabled=False))
     step = world.step(1, n=60, flipped=4)
@@ -158,7 +158,7 @@ def test_a_suspect_is_corrected_until_it_is_no_longer_one(world: World) -> None:
 
 
 def test_a_ball_too_small_corrects_nothing(world: World) -> None:
-    engine = world.engine(correction=CorrectionConfig(epsilon=1e-4), gate=GateConfig(enabled=False))
+    engine = world.engine(correction=CorrectionConfig(enabled=True, epsilon=1e-4), gate=GateConfig(enabled=False))
     (report,) = world.run(engine, 1, 1, n=60, flipped=4)
     assert report.counts[Verdict.CORRECT] == 0
     assert report.counts[Verdict.QUARANTINE] >= 3

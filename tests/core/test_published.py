@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 class Rule:
     """The rule with a discrepancy that falls by a given amount at every look."""
 
-    def __init__(self, world: World, *, fall: float, corrects: bool = True) -> None:
+    def __init__(self, world: World, *, fall: float) -> None:
         network = Network(world.recipe)
         self.x, self.y = world.samples(6, seed=1)
         self.fall, self.looks = fall, 0
         config = CorrectionConfig(epsilon=0.1, steps=5)
-        self.correction = Correction(network, Classification(), config) if corrects else None
+        self.correction = Correction(network, Classification(), config)
         self.start = torch.tensor([0.0, 0.0, 0.0, 1.0, 2.0, 3.0])  # mean 1
 
     def discrepancy(self, x: Tensor) -> Tensor:
@@ -60,14 +60,6 @@ def test_all_samples_move_until_the_mean_is_at_the_threshold_or_the_steps_are_sp
     furthest = (judged.x - rule.x).abs().amax(1)
     torch.testing.assert_close(furthest, torch.full((6,), moves * 0.1 / 5), rtol=1e-3, atol=1e-6)
     assert bool(judged.admitted.all())  # whatever is left of the suspicion, all are learned
-
-
-def test_without_correction_all_are_accepted_and_the_alarm_stands(world: World) -> None:
-    rule = Rule(world, fall=0.0, corrects=False)
-    judged = judge_mean(rule.x, rule.y, rule.discrepancy, 0.5, None)
-    assert {(v.verdict, v.reason) for v in judged.verdicts} == {(Verdict.ACCEPT, Reason.DISCREPANCY)}
-    assert judged.alarms == (Reason.DISCREPANCY,)
-    assert judged.x is rule.x
 
 
 def test_the_fixed_schedule_needs_no_probe_set_and_grows_with_the_step(world: World) -> None:

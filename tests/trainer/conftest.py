@@ -40,7 +40,7 @@ GUARD = GuardConfig(sample_rate=0.02, step_rate=1e-6, producer_rate=1e-6, refres
 CONFIG = EngineConfig(
     learner=LearnerConfig(lr=0.02, momentum=0.9, freeze_norm=False),
     guard=GUARD,
-    correction=CorrectionConfig(steps=3),
+    correction=CorrectionConfig(enabled=True, steps=3),
 )
 
 

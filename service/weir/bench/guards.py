@@ -133,7 +133,9 @@ GUARDS = {
         Guard("weir-images", "with both image signals", _guard(image_evidence=True)),
         Guard("weir-no-gate", "without the gate", lambda c: replace(c, gate=replace(c.gate, enabled=False))),
         Guard(
-            "weir-no-correction", "quarantine alone", lambda c: replace(c, correction=CorrectionConfig(enabled=False))
+            "weir-correction",
+            "single suspects corrected",
+            lambda c: replace(c, correction=CorrectionConfig(enabled=True)),
         ),
         Guard("weir-no-groups", "group tests at a rate of 1e-9", _guard(step_rate=1e-9, producer_rate=1e-9)),
         Guard("weir-lag-1", "against one update ago", _lag(1)),

@@ -51,7 +51,7 @@ class SnapshotConfig(Tunables):
 class CorrectionConfig(Tunables):
     """Discrepancy-aware sample correction of single suspects."""
 
-    enabled: bool = tunable(True, "try to correct a suspect before it is held")
+    enabled: bool = tunable(False, "weir: try to correct a single suspect before it is held")
     epsilon: float = tunable(0.3, "radius of the L-infinity ball, in units of x as the model sees it", low=0.0)
     steps: int = tunable(10, "most descent steps a sample gets", low=1)
 

@@ -35,6 +35,7 @@ from weir.types import (
 )
 
 STALE_WINDOW = 20  # steps
+STUCK = 3  # vetoes in a row: undoing a step restores its velocity too, and a harmful one fails every step that follows
 STALE_SHARE = 0.5  # of them vetoed although nothing was suspected: it is the probe set that no longer fits
 
 
@@ -65,6 +66,7 @@ class Engine:
         self._gate = Gate(config.gate)
         self._progressive = Progressive(config.progressive_window)
         self._unexplained: deque[bool] = deque(maxlen=STALE_WINDOW)
+        self._vetoes_in_a_row = 0
         self._measured = _Measured()
         self._seconds: dict[str, float] = {}
 
@@ -80,9 +82,10 @@ class Engine:
         if recorded is not None:
             judged = on_record(judged, recorded, x)
         judged, loss, gate = self._learn(judged, y, step)
+        vetoed = any(verdict.reason is Reason.VETO for verdict in judged.verdicts)
+        self._rest_when_stuck(vetoed, judged)
         if not step.released:
             self._guard.producers.count(step.producers, judged.verdicts)
-            vetoed = any(verdict.reason is Reason.VETO for verdict in judged.verdicts)
             self._unexplained.append(vetoed and not judged.alarms)
         return self._report(step, judged, loss, gate)
 
@@ -177,7 +180,7 @@ class Engine:
             self._guard.state().nest("guard"),
             self._gate.state().nest("gate"),
             self._progressive.state().nest("progressive"),
-            State({}, {"unexplained": list(self._unexplained)}),
+            State({}, {"unexplained": list(self._unexplained), "vetoes_in_a_row": self._vetoes_in_a_row}),
         )
 
     def load_state(self, state: State) -> None:
@@ -192,6 +195,7 @@ class Engine:
         self._gate.load_state(state.part("gate"), self.network.device)
         self._progressive.load_state(state.part("progressive"))
         self._unexplained = deque(state.values["unexplained"], maxlen=STALE_WINDOW)
+        self._vetoes_in_a_row = state.values["vetoes_in_a_row"]
         self._check(self._guard.probe, self.mode)
 
     def roll_back(self, state: State) -> None:
@@ -230,6 +234,15 @@ class Engine:
         self._gate.passed(self._gate_losses())
         self._keep()
         return judged, loss, gate
+
+    def _rest_when_stuck(self, vetoed: bool, judged: Judgement) -> None:
+        if vetoed:
+            self._vetoes_in_a_row += 1
+        elif bool(judged.admitted.any()):
+            self._vetoes_in_a_row = 0
+        if self._vetoes_in_a_row >= STUCK:
+            self._learner.come_to_rest()
+            self._vetoes_in_a_row = 0
 
     def _check(self, probe: ProbeSet | None, mode: GuardMode) -> None:
         if probe is not None:

@@ -42,7 +42,8 @@ class Guard:
         self._snapshots = snapshots
         self._config = config.guard
         self._evidence = Evidence(network, task, images=config.guard.image_evidence)
-        self._correction = Correction(network, task, config.correction) if config.correction.enabled else None
+        self._correction = Correction(network, task, config.correction)
+        self._corrects_suspects = config.correction.enabled
         self._calibration: Calibration | None = None
         self._familiarity: Familiarity | None = None
         self._age = 0
@@ -165,7 +166,7 @@ class Guard:
     ) -> tuple[Tensor, frozenset[int]]:
         """Correct what its own evidence suspects; what a group's does has no threshold of its own to reach."""
         single = [index for index, reason in enumerate(reasons) if reason is Reason.SAMPLE]
-        if self._correction is None or not single:
+        if not self._corrects_suspects or not single:
             return x, frozenset()
         rows = torch.tensor(single, device=x.device)
 

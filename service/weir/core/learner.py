@@ -75,6 +75,10 @@ class Learner:
         self._load_optimizer(before.optimizer)
         self.updates = before.updates
 
+    def come_to_rest(self) -> None:
+        """Forget the momentum of the steps so far; the weights stay."""
+        self._optimizer.state.clear()
+
     def state(self) -> State:
         """Everything a restart needs."""
         before = self.capture()

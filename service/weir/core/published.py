@@ -14,9 +14,7 @@ from weir.types import Reason, SampleVerdict, Verdict
 Discrepancy = Callable[[Tensor], Tensor]
 
 
-def judge_mean(
-    x: Tensor, y: Tensor, discrepancy: Discrepancy, threshold: float, correction: Correction | None
-) -> Judgement:
+def judge_mean(x: Tensor, y: Tensor, discrepancy: Discrepancy, threshold: float, correction: Correction) -> Judgement:
     """Discrepancy-aware sample correction as released by Zhu et al. (ICML 2023): one decision for all samples.
 
     ``discrepancy(x)`` gives nats (n,). Every sample moves while the mean is above ``threshold`` and steps are
@@ -29,8 +27,8 @@ def judge_mean(
     def suspicious(moved: Tensor, index: Tensor) -> Tensor:
         return torch.full((len(moved),), bool(discrepancy(moved).mean() > threshold), device=moved.device)
 
-    corrected = correction.correct(x, y, suspicious).x if suspect and correction else x
-    verdict = Verdict.CORRECT if suspect and correction else Verdict.ACCEPT
+    corrected = correction.correct(x, y, suspicious).x if suspect else x
+    verdict = Verdict.CORRECT if suspect else Verdict.ACCEPT
     reason = Reason.DISCREPANCY if suspect else Reason.CLEAN
     return Judgement(
         verdicts=tuple(SampleVerdict(verdict, reason, mean, threshold, d) for d in first.tolist()),
