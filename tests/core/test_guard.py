@@ -251,3 +251,27 @@ def test_a_state_whose_probe_set_is_too_small_for_the_configuration_is_refused(w
     state = world.engine(probe=60, guard=guard(sample_rate=0.1)).state()
     with pytest.raises(InvalidProbe, match="99 for thresholds"):
         world.engine().load_state(state)
+
+
+def test_a_decoy_that_alarms_clears_nobody_else_of_the_step(world: World) -> None:
+    """Many producers of one hostile sample each, beside one who is hostile for all to see."""
+    engine = world.engine(guard=guard(step_rate=1e-3))
+    x, y = world.samples(110, seed=5)
+    y[:80] = (y[:80] + 1) % 3
+    names = [f"p{row}" for row in range(60)] + ["decoy"] * 20 + [f"q{row}" for row in range(30)]
+    report = engine.process(replace(world.of(1, x, y), producers=names))
+    assert report.alarmed_producers == ("decoy",)
+    assert report.alarms == (Reason.STEP, Reason.PRODUCER)
+    assert {v.reason for v, name in zip(report.verdicts, names, strict=True) if name != "decoy"} == {Reason.STEP}
+    assert not report.updated
+
+
+def test_a_step_that_alarms_for_one_producer_condemns_nobody_else(world: World) -> None:
+    engine = world.engine(guard=guard(step_rate=1e-3))
+    x, y = world.samples(90, seed=5)
+    y[:60] = (y[:60] + 1) % 3
+    report = engine.process(replace(world.of(1, x, y), producers=["evil"] * 60 + ["good"] * 30))
+    assert report.alarmed_producers == ("evil",)
+    reasons = {v.reason for v, name in zip(report.verdicts, report.producers, strict=True) if name == "good"}
+    assert reasons <= {Reason.CLEAN, Reason.SAMPLE}
+    assert report.updated

@@ -30,11 +30,13 @@ class Familiarity:
         """The distances (n,) that the samples learned from would have had if each had been left out.
 
         A sample is close to a covariance that it is part of, the more so the fewer there are; taking its own term out
-        of the inverse (Sherman–Morrison) makes it comparable to samples never seen.
+        of the inverse (Sherman–Morrison) makes it comparable to samples never seen. Without it the mean moves as well,
+        which makes that term 1 / (n − 1) and not 1 / n.
         """
         inside = self.distance(x)
-        share = (1 - SHRINKAGE) / self._size
-        return inside / (1 - share * inside).clamp_min(1e-6) * (self._size / (self._size - 1)) ** 2
+        others = self._size - 1
+        share = (1 - SHRINKAGE) / others
+        return inside / (1 - share * inside).clamp_min(1e-6) * (self._size / others)
 
     def distance(self, x: Tensor) -> Tensor:
         """Squared Mahalanobis distance of prepared samples (n, …), (n,)."""

@@ -120,7 +120,12 @@ class Guard:
 
     def state(self) -> State:
         """Everything a restart needs, the calibration in force included: it may be older than the model."""
-        values = {"override": self._override, "age": self._age, "calibrated": self._calibration is not None}
+        values = {
+            "override": self._override,
+            "age": self._age,
+            "calibrated": self._calibration is not None,
+            "signals": list(self._evidence.names),
+        }
         parts = [State({}, values), self.producers.state().nest("producers")]
         if self.probe:
             parts.append(self.probe.state().nest("probe"))
@@ -133,10 +138,11 @@ class Guard:
         override = state.values["override"]
         self._override = GuardMode(override) if override else None
         self._age = state.values["age"]
-        self.producers.load_state(state.part("producers"))
+        same = state.values["signals"] == list(self._evidence.names)  # else the columns mean something else
+        self.producers.load_state(state.part("producers"), windows=same)
         self.probe = ProbeSet.from_state(state.part("probe")) if "probe" in state.values else None
         self._calibration = None
-        if state.values["calibrated"]:
+        if state.values["calibrated"] and same:
             self._use(Trusted.from_state(state.part("calibration"), self._network.device))
 
     @property
@@ -146,20 +152,31 @@ class Guard:
     def _suspect(
         self, scores: Scores, labels: Sequence[int], producers: Sequence[str], calibration: Calibration
     ) -> _Suspicion:
-        """Look at each sample alone, at each producer's window, and at the step; an alarm blames its carriers."""
-        statistic = calibration.group_statistic(scores.normal.mean(0), Counter(labels))
-        alarm = statistic > group_threshold(self._config.step_rate, scores.normal.shape[1])
+        """Look at each sample alone, at each producer's window, and at what is left of the step without those.
+
+        A step that alarms for one producer's sake must not clear the others of it, nor condemn them.
+        """
         alarmed = self.producers.observe(scores.normal, labels, producers, calibration)
+        statistic = self._step_statistic(scores, labels, range(len(labels)), calibration)
+        others = [row for row, producer in enumerate(producers) if producer not in alarmed]
+        bound = group_threshold(self._config.step_rate, scores.normal.shape[1])
+        blamed = bool(others) and self._step_statistic(scores, labels, others, calibration) > bound
         reasons = []
         for producer, alone in zip(producers, (scores.score > scores.threshold).tolist(), strict=True):
             if producer in alarmed:
                 reasons.append(Reason.PRODUCER)
-            elif alarm and not alarmed:
+            elif blamed:
                 reasons.append(Reason.STEP)
             else:
                 reasons.append(Reason.SAMPLE if alone else Reason.CLEAN)
-        alarms = ((Reason.STEP,) if alarm else ()) + ((Reason.PRODUCER,) if alarmed else ())
+        alarms = ((Reason.STEP,) if statistic > bound or blamed else ()) + ((Reason.PRODUCER,) if alarmed else ())
         return _Suspicion(reasons, statistic, alarms, alarmed)
+
+    def _step_statistic(
+        self, scores: Scores, labels: Sequence[int], rows: Sequence[int], calibration: Calibration
+    ) -> float:
+        mean = scores.normal[torch.tensor(rows, device=scores.normal.device)].mean(0)
+        return calibration.group_statistic(mean, Counter(labels[row] for row in rows))
 
     def _correct(
         self, x: Tensor, y: Tensor, reasons: Sequence[Reason], snapshot: Snapshot, calibration: Calibration

@@ -102,13 +102,13 @@ class Producers:
         }
         return State({}, {"windows": windows, "order": list(self._windows)})
 
-    def load_state(self, state: State) -> None:
-        """Replace every producer's record."""
+    def load_state(self, state: State, *, windows: bool = True) -> None:
+        """Replace every producer's record; without ``windows`` the evidence starts anew and the counts go on."""
         self._windows = OrderedDict()
         for name in state.values["order"]:
             kept = state.values["windows"][name]
             seen, held, corrected = kept["counts"]
-            chunks = deque(_Chunk(dict(map(tuple, classes)), list(sums)) for classes, sums in kept["chunks"])
+            chunks = deque(_Chunk(dict(map(tuple, classes)), list(sums)) for classes, sums in kept["chunks"] if windows)
             self._windows[name] = _Window(chunks, seen, held, corrected, kept["score"], kept["watched"])
 
     def _window(self, producer: str) -> _Window:
