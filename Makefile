@@ -11,7 +11,7 @@ READY := .venv/.ready
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(READY) ## a live attack, caught and undone (SEED=n for another one)
+demo: $(READY) ## a live attack, held back by the guard (SEED=n for another one)
 	@$(BIN)/weir demo --seed $(SEED)
 
 # One thread per worker: with more, the workers' thread pools fight over the same cores.

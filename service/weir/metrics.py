@@ -30,7 +30,7 @@ class Outcome(StrEnum):
     INVALID = "invalid"  # size, type or content
     DENIED = "denied"  # no key, or not its role
     CONFLICT = "conflict"  # its idempotency key belongs to another body
-    BUSY = "busy"  # the log or the quarantine is full, or the service is not ready
+    BUSY = "busy"  # the log is full, or the service is not ready
     FAILED = "failed"  # a fault of the service
 
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from weir.core import CorrectionConfig, Engine, GateConfig, GuardConfig, LearnerConfig, SnapshotConfig
+from weir.core import CorrectionConfig, Engine, EngineConfig, GateConfig, GuardConfig, LearnerConfig, SnapshotConfig
 from weir.errors import InvalidProbe
-from weir.types import GuardMode, Reason, SampleVerdict, State, StepReport, Verdict
+from weir.types import GuardMode, Reason, Recipe, SampleRef, SampleVerdict, State, Step, StepReport, Verdict
 
 if TYPE_CHECKING:
     from tests.core.conftest import World
@@ -417,3 +417,25 @@ def test_three_vetoes_in_a_row_bring_the_velocity_to_rest(world: World) -> None:
     reports = world.run(engine, 2, 5, n=50)
     assert [report.vetoed for report in reports] == [True, True, True, False]
     assert reports[3].updated
+
+
+def test_a_restart_with_other_signals_starts_the_evidence_anew_and_goes_on(image_recipe: Recipe) -> None:
+    """Windows and calibration of ten columns mean nothing beside twelve."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.rand(420, 1, 8, 8, generator=generator), torch.arange(420) % 3
+
+    def engine(images: bool) -> Engine:
+        made = Engine(image_recipe, EngineConfig(guard=GuardConfig(image_evidence=images)))
+        made.set_anchor()
+        made.set_probe(x, y, created_at=0, source="tests")
+        return made
+
+    def step(number: int) -> Step:
+        return Step(number, x[:20], y[:20], [SampleRef(f"b{number}", row) for row in range(20)], ["ann"] * 20)
+
+    before, after = engine(False), engine(True)
+    before.process(step(1))
+    after.load_state(before.state())
+    assert after.producers()[0].seen == 20
+    assert after.process(step(2)).step_score is not None
+    assert after.producers()[0].seen == 40

@@ -17,7 +17,7 @@ from weir.stores.base import Stores
 from weir.types import Batch
 
 RESOURCES = (batches, predict, quarantine, model, checkpoints, probe, producers, mode, operations)
-_ABOUT = """An online-learning service with a guard against poisoned batches.
+_ABOUT = """An online-learning service that guards what it learns from.
 
 Producers send batches of labelled samples; the guard accepts, corrects or quarantines each sample before the model
 learns from it; people review the quarantine. Times are Unix seconds, losses and discrepancies are in nats, and null

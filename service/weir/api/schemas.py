@@ -150,7 +150,7 @@ class HeldDetail(HeldView):
     """A quarantined sample with its data."""
 
     dtype: str = Field(description="uint8 (0 to 255 stands for 0 to 1), float16 or float32")
-    x: list[Any] = Field(description="the sample as it was sent, nested as its shape")
+    x: list[Any] = Field(description="the sample as its step took it, nested as its shape")
 
 
 class Release(_Command):

@@ -9,11 +9,11 @@ import typer
 import weir
 from weir.cli import bench, burnin, checkpoints, demo, keys, probe, quarantine, serve, stream
 
-_ABOUT = """An online-learning service with a guard against poisoned batches.
+_ABOUT = """An online-learning service that guards what it learns from.
 
 \b
 First steps:
-  weir demo                                           see an attack undone
+  weir demo                                           see an attack held back
   weir burnin digits --samples 1000 --rest rest.npz   train a first model
   weir serve                                          start the service
   weir stream rest.npz                                send it unseen samples

@@ -191,7 +191,7 @@ class Client:
                 return
 
     def held(self, id: str) -> HeldDetail:
-        """One quarantined sample, with its ``x`` as it was sent."""
+        """One quarantined sample, with its ``x`` as its step took it."""
         return read_held(self._transport.ask("GET", f"/v1/quarantine/{_part(id)}"))
 
     def release(

@@ -117,7 +117,7 @@ class HeldSample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldDetail(HeldSample):
-    """A quarantined sample with its ``x`` (*shape) as it was sent: uint8, float16 or float32."""
+    """A quarantined sample with its ``x`` (*shape) as its step took it: uint8, float16 or float32."""
 
     x: Tensor
 

@@ -169,7 +169,7 @@ class HeldState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A quarantined sample; ``payload`` is the sample as a safetensors batch of one, as it was sent.
+    """A quarantined sample; ``payload`` is the sample as a safetensors batch of one, as its step took it.
 
     ``id`` is ``{batch}:{index}``; ``sample_id`` is the producer's own id for it, if it gave one.
     """
