@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from weir import datasets
+from weir import __version__, datasets
 from weir.core import BurnIn, EngineConfig, GuardConfig, LearnerConfig, burn_in
 from weir.datasets import Dataset
 from weir.errors import InvalidSetting
@@ -120,6 +120,7 @@ def burned_in(terms: Terms, given: Material, burn: Dataset, seed: int, cache: Pa
         "recipe": given.recipe.to_values(),
         "plan": asdict(plan),
         "seed": seed,
+        "weir": __version__,
         "torch": torch.__version__,
         "device": terms.device,
     }
