@@ -38,12 +38,18 @@ def accuracies(rows: Sequence[Row], path: Path) -> None:
 
 
 def protection(rows: Sequence[Row], path: Path) -> None:
-    """One dot a guard: accuracy lost to attacks that bite against what it can still learn, means over runs."""
+    """One dot a guard: accuracy lost to attacks that bite against what it can still learn, means over runs.
+
+    Only guards that stand in every table are drawn: a mean over easier scenarios would flatter the others.
+    """
+    everywhere = {row["scenario"] for row in rows}
     figure = Figure(figsize=(7, 5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     for guard in GUARDS:
         mine = [row for row in rows if row["guard"] == guard]
+        if {row["scenario"] for row in mine} != everywhere:
+            continue
         costs = [row["accuracy_reference"] - row["accuracy_after_trigger"] for row in mine if row["attack_bites"]]
         learned = [row["plasticity_ratio"] for row in mine if row["unguarded_gain"] >= ROOM]
         if costs and learned:
@@ -52,6 +58,7 @@ def protection(rows: Sequence[Row], path: Path) -> None:
             axes.annotate(guard, at, xytext=(5, 4), textcoords="offset points", fontsize=8)
     axes.set_xlabel("plasticity: gain without the attack / unguarded gain")
     axes.set_ylabel("points lost to attacks that bite (down is better)")
+    axes.margins(x=0.15)
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=100)
 
