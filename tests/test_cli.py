@@ -199,6 +199,31 @@ class TestBurnIn:
         assert distinct(unseen, probe.x) == 700
         assert distinct(all_rows, unseen, probe.x) == 900
 
+    def test_a_model_of_ones_own_learns_from_raw_measurements(
+        self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "own_model.py").write_text(
+            "from torch import nn\n\n\ndef build(inputs, width):\n"
+            "    return nn.Sequential(nn.Linear(inputs.shape[0], width), nn.GELU(), nn.Linear(width, inputs.classes))\n"
+        )
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.setenv("WEIR_GUARD_SAMPLE_RATE", "0.03")
+        made = run(
+            *("burnin", "breast_cancer", "--samples", "350", "--probe-size", "150", "--rest", "rest.npz", "--json"),
+            *("--model", "own_model:build", "--option", "width=16", "--categorical", "3", "--categorical", "7"),
+        )
+        assert made.code == 0, made.err
+        rest = datasets.load("rest.npz")
+        with worker.running(config.load(data=tmp_path / "weir-data")) as running:
+            published = running.trainer.publication
+            right = published.predict(rest.x).argmax(1) == rest.y
+        inputs = published.recipe.inputs
+        assert (inputs.low, inputs.high, inputs.categorical) == (None, None, (3, 7))
+        assert inputs.center is not None
+        assert inputs.scale is not None
+        assert max(inputs.center) > 500 > 1 > min(inputs.center)  # areas and smoothness, as they were measured
+        assert float(right.float().mean()) > 0.85  # the unstandardised model calls them all benign: 0.63
+
     def test_a_folder_with_a_model_is_left_alone(self, run: Run, data: Path) -> None:
         before = [path.name for path in (data / "checkpoints").iterdir()]
         refused = run("burnin", "train.npz", "--data", "data")
@@ -217,6 +242,7 @@ class TestBurnIn:
             (("train.npz", "--samples", "701"), "at most the 700"),
             (("train.npz", "--rest", "rest.npz"), "--samples beside it"),
             (("train.npz", "--epochs", "0"), "epochs"),
+            (("train.npz", "--categorical", "4"), "0 to 3"),
         ],
     )
     def test_what_does_not_fit_is_refused_before_any_training(

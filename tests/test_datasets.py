@@ -58,19 +58,11 @@ def test_digits_are_scaled_images() -> None:
     assert data.classes == len(set(data.y.tolist())) == 10
 
 
-def test_breast_cancer_is_raw_and_standardises_by_the_reference() -> None:
+def test_breast_cancer_is_raw() -> None:
     data = datasets.breast_cancer()
     assert data.x.shape == (569, 30)
     assert data.classes == 2
-    train = data.x[:300]
-    scaled = datasets.standardise(train, train)
-    assert scaled.mean(dim=0).abs().max() < 1e-4
-    assert (scaled.std(dim=0, correction=0) - 1).abs().max() < 1e-4
-    assert torch.equal(datasets.standardise(data.x, train)[:300], scaled)
-
-
-def test_constant_features_standardise_to_zero() -> None:
-    assert torch.equal(datasets.standardise(torch.tensor([[5.0], [7.0]]), torch.full((3, 1), 5.0)), torch.zeros(2, 1))
+    assert data.x.max() > 4000
 
 
 def test_select_keeps_order() -> None:

@@ -72,12 +72,6 @@ def breast_cancer() -> Dataset:
     return _dataset(torch.from_numpy(values).float(), torch.from_numpy(labels), "breast_cancer")
 
 
-def standardise(x: Tensor, reference: Tensor) -> Tensor:
-    """``x`` (n, features) in standard deviations from the mean of ``reference``'s rows; constant features become 0."""
-    deviation = reference.std(dim=0, correction=0)
-    return torch.where(deviation > 0, (x - reference.mean(dim=0)) / deviation, 0.0)
-
-
 def npz(path: Path | str) -> Dataset:
     """The arrays ``x`` and ``y`` of a NumPy archive; ``x`` stays uint8 or becomes float32. Raises InvalidInput."""
     try:

@@ -74,7 +74,7 @@ def test_every_role_is_real(engine: Engine, tmp_path: Path) -> None:
             service.hostile.predict(batch.x)
         with pytest.raises(Forbidden):
             service.observer.send(batch.x, batch.y)
-        report = service.settled(service.honest.send(batch.x, batch.y))
+        report = service.settled(service.honest.send(batch.x, batch.y, wait=services.WAIT_SECONDS))
         assert report.producer == "honest"
         assert service.model().published_step == report.step == 1
         assert service.gauges()["weir_model_step"] == 1

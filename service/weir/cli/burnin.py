@@ -169,9 +169,14 @@ def _model(data: Dataset, named: str | None) -> str:
 
 def _inputs(data: Dataset, categorical: list[int]) -> InputSpec:
     """What the model is to take: images keep to [0, 1], rows of plain numbers are standardised as they are here."""
+    from weir.errors import InvalidInput
     from weir.types import InputSpec
 
     shape = tuple(data.x.shape[1:])
+    features = data.x[0].numel()
+    for feature in categorical:
+        if not 0 <= feature < features:
+            raise InvalidInput("--categorical", feature, f"the index of a feature, 0 to {features - 1}")
     unit = not data.x.is_floating_point() or (float(data.x.min()) >= 0 and float(data.x.max()) <= 1)
     if unit:
         return InputSpec(shape, data.classes, 0.0, 1.0, tuple(categorical))

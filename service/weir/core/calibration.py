@@ -133,8 +133,7 @@ class Calibration:
         alarm in the end.
         """
         n = sum(classes.values())
-        sizes = dict(enumerate(self._class_sizes))
-        shared = sum((count / n) ** 2 / sizes.get(label, 1) for label, count in classes.items())
+        shared = sum((count / n) ** 2 / self._class_sizes.get(label, 1) for label, count in classes.items())
         return float(mean.max()) / math.sqrt(1 / n + shared)
 
     def mean_discrepancy_threshold(self, size: int, rate: float) -> float:
@@ -151,8 +150,8 @@ class Calibration:
         sizes = torch.bincount(labels)
         sums = torch.zeros(len(sizes) + 1, normal.shape[1], dtype=normal.dtype, device=normal.device)
         sums = sums.index_add_(0, labels, normal)
-        self._class_sizes = [max(1, size) for size in sizes.tolist()]
-        self._class_means = sums / torch.tensor([*self._class_sizes, 1], device=sums.device)[:, None]
+        self._class_sizes = {label: max(1, size) for label, size in enumerate(sizes.tolist())}
+        self._class_means = sums / torch.tensor([*self._class_sizes.values(), 1], device=sums.device)[:, None]
 
     def _combine(self, evidence: Tensor) -> Tensor:
         return -2 * pvalues(self.trusted.fit, evidence).log().sum(1)

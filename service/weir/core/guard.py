@@ -157,10 +157,12 @@ class Guard:
         A step that alarms for one producer's sake must not clear the others of it, nor condemn them.
         """
         alarmed = self.producers.observe(scores.normal, labels, producers, calibration)
-        statistic = self._step_statistic(scores, labels, range(len(labels)), calibration)
-        others = [row for row, producer in enumerate(producers) if producer not in alarmed]
         bound = group_threshold(self._config.step_rate, scores.normal.shape[1])
-        blamed = bool(others) and self._step_statistic(scores, labels, others, calibration) > bound
+        statistic = left = self._step_statistic(scores, labels, range(len(labels)), calibration)
+        if alarmed:
+            others = [row for row, producer in enumerate(producers) if producer not in alarmed]
+            left = self._step_statistic(scores, labels, others, calibration) if others else 0.0
+        blamed = left > bound
         reasons = []
         for producer, alone in zip(producers, (scores.score > scores.threshold).tolist(), strict=True):
             if producer in alarmed:

@@ -46,15 +46,13 @@ class Service:
     scraper: httpx.Client
 
     def settled(self, receipt: BatchReceipt | BatchReport) -> BatchReport:
-        """A batch with its verdicts, once the model that has learned it is the published one; raises NotReady."""
-        report = self.observer.batch(receipt.id)
-        deadline = time.monotonic() + WAIT_SECONDS
-        while report.counts.pending or self.model().step < (report.step or 0):
-            if time.monotonic() > deadline:
-                raise NotReady(f"{self.name}: batch {receipt.id} was not learned in {WAIT_SECONDS:g} s")
-            time.sleep(_POLL_SECONDS)
-            report = self.observer.batch(receipt.id)
-        return report
+        """A batch that was waited for, with the verdicts an observer sees; raises NotReady if it is still not learned.
+
+        Waiting ends when the model that has learned it is the published one.
+        """
+        if not isinstance(receipt, BatchReport):
+            raise NotReady(f"{self.name}: batch {receipt.id} was not learned in {WAIT_SECONDS:g} s")
+        return self.observer.batch(receipt.id)
 
     def model(self) -> ModelReport:
         """Where the learner stands."""
