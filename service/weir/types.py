@@ -20,6 +20,16 @@ class GuardMode(StrEnum):
     OFF = "off"
 
 
+class EvidenceSet(StrEnum):
+    """Which signals a verdict may rest on."""
+
+    ALL = "all"  # the image signals where x is an image
+    NO_IMAGES = "no-images"
+    MODEL = "model"  # nothing that looks at x itself
+    DISCREPANCY = "discrepancy"  # the paper's measure alone
+    COMPANIONS = "companions"  # all but the divergences between snapshot and model
+
+
 class Verdict(StrEnum):
     """What the guard decided on one sample."""
 
@@ -39,6 +49,7 @@ class Reason(StrEnum):
     DISCREPANCY = "discrepancy"  # the published rule: mean discrepancy of the step
     NON_FINITE = "non_finite"  # loss or gradient was not a number
     VETO = "veto"  # the gate undid the step
+    BREAKER = "breaker"  # the breaker is open, and learning pauses
     RELEASED = "released"  # a reviewer let it through
 
 
@@ -138,17 +149,27 @@ class SampleVerdict:
 
 @dataclass(frozen=True, slots=True)
 class GateReport:
-    """The gate's paired test of one tentative step: mean change of the loss (nats), statistic and its bound."""
+    """The gate's paired test of one tentative step: mean change of the loss (nats), statistic and its bound.
+
+    ``declined`` says that the model has become worse than its best, however slowly; ``rolled_back`` that it has been
+    put back there.
+    """
 
     harm: float
     statistic: float
     threshold: float
     vetoed: bool
+    declined: bool = False
+    rolled_back: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What one step did, in plain numbers: the whole of what metrics, journal and consoles see."""
+    """What one step did, in plain numbers: the whole of what metrics, journal and consoles see.
+
+    ``alarms`` are of suspected poisoning; ``drift`` says that producers changed together, which is not. An
+    ``alarmed_producer`` is one whose samples are all suspect. ``vaccine_age`` is in steps, None without a vaccine.
+    """
 
     step: int
     updates: int
@@ -168,7 +189,10 @@ class StepReport:
     alarms: tuple[Reason, ...] = ()
     alarmed_producers: tuple[str, ...] = ()
     gate: GateReport | None = None
+    drift: bool = False
     probe_stale: bool = False
+    breaker_open: bool = False
+    vaccine_age: int | None = None
     lag: int | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
 
@@ -198,12 +222,17 @@ class Standing(StrEnum):
     """How a producer's recent samples look together."""
 
     GOOD = "good"
-    WATCHED = "watched"
+    WATCHED = "watched"  # its newest samples together are unlike trusted ones: some or all of them are held
+    SUSPENDED = "suspended"  # so are all it has sent for a while, and most look like an attack: all are held
 
 
 @dataclass(frozen=True, slots=True)
 class ProducerReport:
-    """One producer's record: samples seen, held and corrected, and the window statistic against its threshold."""
+    """One producer's record: samples seen, held and corrected, and its evidence against the thresholds.
+
+    ``score`` judges its newest samples, ``sequential_score`` (a CUSUM) all of them; ``suspect_share`` estimates how
+    many of its recent samples are an attack's. None before there is any evidence.
+    """
 
     producer: str
     seen: int
@@ -211,6 +240,9 @@ class ProducerReport:
     corrected: int
     score: float | None
     threshold: float | None
+    sequential_score: float | None
+    sequential_threshold: float | None
+    suspect_share: float | None
     standing: Standing
 
 

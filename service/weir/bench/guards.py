@@ -13,9 +13,12 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
 from weir.core import CorrectionConfig, Engine, EngineConfig, SnapshotConfig
 from weir.core.correction import Correction
-from weir.types import GuardMode, Reason, SampleVerdict, Step, StepReport, Verdict
+from weir.core.vaccine import Poisoner
+from weir.redteam import Cocktail
+from weir.types import EvidenceSet, GuardMode, Reason, SampleVerdict, Step, StepReport, Verdict
 
 CLIP_NORM = 0.5
+COCKTAIL = Cocktail()
 
 Process = Callable[[Engine, Step, float], StepReport]
 Configure = Callable[[EngineConfig], EngineConfig]
@@ -40,6 +43,7 @@ class Guard:
     process: Process = learn
     imitates: bool = False
     dummy: bool = False
+    poisoner: Poisoner | None = COCKTAIL
 
 
 def clip(engine: Engine, step: Step, rate: float) -> StepReport:
@@ -130,7 +134,11 @@ GUARDS = {
         Guard("correct-all", "un-gated correction of every sample", _off, correct, dummy=True),
         Guard("gate-only", "no verdicts, but the gate", _unchanged, accept),
         Guard("weir", "the default configuration", _unchanged),
-        Guard("weir-images", "with both image signals", _guard(image_evidence=True)),
+        Guard("weir-no-vaccine", "Fisher's combination instead", _guard(vaccine=False)),
+        Guard("weir-no-discrepancy", "without snapshot divergences", _guard(evidence=EvidenceSet.COMPANIONS)),
+        Guard("weir-no-companions", "memorization discrepancy alone", _guard(evidence=EvidenceSet.DISCREPANCY)),
+        Guard("weir-no-images", "without image signals", _guard(evidence=EvidenceSet.NO_IMAGES)),
+        Guard("weir-model-only", "nothing that looks at x itself", _guard(evidence=EvidenceSet.MODEL)),
         Guard("weir-no-gate", "without the gate", lambda c: replace(c, gate=replace(c.gate, enabled=False))),
         Guard(
             "weir-correction",

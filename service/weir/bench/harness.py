@@ -99,8 +99,7 @@ class Harness:
             "threshold_shift": threshold_shift(trial, reference) if stream.hostile else None,
         }
         row |= detection(trial, self._bench(cell).given.recipe.inputs.classes) | counts(trial) | attribution(trial)
-        images = GUARDS[cell.guard].configure(cell.terms.config(cell.seed)).guard.image_evidence
-        row["auroc_model_only"] = None if images else row["auroc"]
+        row["auroc_model_only"] = None
         return row | {
             "accuracy": [round(value, 4) for value in trial.accuracy],
             "wall_s": round(trial.seconds, 3),

@@ -56,7 +56,7 @@ class Bench:
 
     def engine(self, guard: Guard) -> Engine:
         """A burned-in engine behind a guard, with its probe set."""
-        engine = Engine(self.given.recipe, guard.configure(self.terms.config(self.seed)))
+        engine = Engine(self.given.recipe, guard.configure(self.terms.config(self.seed)), poisoner=guard.poisoner)
         engine.load_state(self.state)
         engine.set_probe(self.given.probe.x, self.given.probe.y, created_at=0.0, source="bench")
         return engine

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import torch
 from torch import Tensor
 
+from weir.core.vaccine import Scale, Vaccine, mixture
 from weir.errors import InvalidProbe
 from weir.types import State
 
@@ -75,27 +76,40 @@ class Scores:
     """Calibrated evidence of n samples.
 
     ``score`` (n,) is the combined evidence, ``p`` (n,) its p-value, ``threshold`` (n,) the score above which a
-    sample is suspect, ``normal`` (n, signals + 1) the normal score of every signal and of the combination, less the
-    mean score of trusted samples of the same class.
+    sample is suspect. ``normal`` (n, columns) holds the normal score of every signal and combination, less the mean
+    score of trusted samples of the same class; ``ratios`` (n, attacks + 1) the likelihood ratios of each attack of the
+    vaccine, and of one that nobody knows, against trusted data.
     """
 
     score: Tensor
     p: Tensor
     threshold: Tensor
     normal: Tensor
+    ratios: Tensor
 
 
 class Calibration:
     """What trusted samples look like under one (snapshot, current) pair.
 
-    The score of a sample is Fisher's −2 Σ log p over its signals, each p against the *fit* part; the score
-    itself is calibrated on the *threshold* part, per class where a class has ``per_class`` samples there. It
-    learns from the probe set only: a threshold that learned from the stream could be ratcheted up by being
-    caught, or down by being obeyed.
+    The score of a sample is the vaccine's log likelihood ratio, and without one Fisher's −2 Σ log p over the signals,
+    each p against the *fit* part. The score itself is calibrated on the *threshold* part, per class where a class has
+    ``per_class`` samples there. It learns from the probe set only: a threshold that learned from the stream could be
+    ratcheted up by being caught, or down by being obeyed.
     """
 
-    def __init__(self, trusted: Trusted, *, rate: float, per_class: int) -> None:
-        """Calibrate at a false-positive rate per sample; raises InvalidProbe when the threshold part is too small."""
+    def __init__(
+        self,
+        trusted: Trusted,
+        *,
+        rate: float,
+        per_class: int,
+        vaccine: Vaccine | None = None,
+        judged: Sequence[int] | None = None,
+    ) -> None:
+        """Calibrate at a false-positive rate per sample, on the ``judged`` columns (default: all).
+
+        Raises InvalidProbe when the threshold part is too small.
+        """
         needed = smallest_size(rate)
         if len(trusted.labels) < needed:
             raise InvalidProbe(
@@ -105,25 +119,54 @@ class Calibration:
                 code="probe_too_small",
             )
         self.trusted = trusted
+        self.vaccine = vaccine
         self._rate = rate
-        self._scores = self._combine(trusted.threshold)
+        self._judged = list(range(trusted.fit.shape[1]) if judged is None else judged)
+        self._scale = Scale.of(torch.cat([trusted.fit, trusted.threshold])[:, self._judged])
+        self._fit, threshold = self.standardise(trusted.fit), self.standardise(trusted.threshold)
+        combined = self._combine(threshold)
+        self._fisher = combined[:, :1]
+        self._scores = self._score(combined)
         self.sample_threshold = conformal_quantile(self._scores, rate)
         self._own = self._per_class(trusted.labels, max(per_class, needed))
-        self._columns = torch.cat([trusted.threshold, self._scores[:, None]], dim=1)
-        self._center_classes(normal_scores(self._columns, self._columns), trusted.labels)
+        self._columns = torch.cat([threshold, combined], dim=1)
+        self._excess = self._expert_ratios(combined).mean(0).clamp_min(1.0)
+        sizes = torch.bincount(trusted.labels)
+        self._class_sizes = {label: max(1, size) for label, size in enumerate(sizes.tolist())}
+        self._class_means = self._by_class(normal_scores(self._columns, self._columns))
+        self._evidence_means = self._by_class(threshold)
+        residual = threshold - self._evidence_means[trusted.labels]
+        self._evidence_spread = residual.square().mean(0).sqrt().clamp_min(1e-3)
 
-    def score(self, evidence: Tensor, y: Tensor) -> Scores:
-        """Calibrate evidence (n, k) of samples labelled ``y`` (n,)."""
-        score = self._combine(evidence)
+    @property
+    def columns(self) -> int:
+        """How many columns ``Scores.normal`` has."""
+        return self._columns.shape[1]
+
+    def standardise(self, evidence: Tensor) -> Tensor:
+        """The judged signals of evidence (n, signals), on the scale of trusted ones: (n, k)."""
+        return self._scale.standardise(evidence[:, self._judged])
+
+    def score(self, standardised: Tensor, y: Tensor) -> Scores:
+        """Calibrate standardised evidence (n, k) of samples labelled ``y`` (n,)."""
+        combined = self._combine(standardised)
+        score = self._score(combined)
         p = pvalues(self._scores[:, None], score[:, None])[:, 0]
         threshold = torch.full_like(score, self.sample_threshold)
         for label, (reference, own) in self._own.items():
             mine = y == label
             p[mine] = pvalues(reference[:, None], score[mine, None])[:, 0]
             threshold[mine] = own
-        normal = normal_scores(self._columns, torch.cat([evidence, score[:, None]], dim=1))
-        means = self._class_means[y.clamp_max(len(self._class_means) - 1)]
-        return Scores(score, p, threshold, normal - means)
+        normal = normal_scores(self._columns, torch.cat([standardised, combined], dim=1))
+        return Scores(score, p, threshold, normal - self._class_means[self._known(y)], self._ratios(combined))
+
+    def residual(self, standardised: Tensor, y: Tensor) -> Tensor:
+        """How far (n, k) each signal is from the mean of trusted samples of the same class, in their spreads."""
+        return (standardised - self._evidence_means[self._known(y)]) / self._evidence_spread
+
+    def restored(self, residual: Tensor, y: Tensor) -> Tensor:
+        """The standardised evidence (n, k) that has this residual."""
+        return residual * self._evidence_spread + self._evidence_means[self._known(y)]
 
     def group_statistic(self, mean: Tensor, classes: Mapping[int, int]) -> float:
         """How far a group's mean normal scores (k,) stand out: the largest column's z; ``classes`` counts its labels.
@@ -132,9 +175,12 @@ class Calibration:
         class are the same for all of them: without the second term a large group, or one of few classes, would always
         alarm in the end.
         """
+        return float(mean.max()) / math.sqrt(1 / sum(classes.values()) + self.shared_variance(classes))
+
+    def shared_variance(self, classes: Mapping[int, int]) -> float:
+        """Variance of a mean normal score that more samples of these ``classes`` (counts) do not take away."""
         n = sum(classes.values())
-        shared = sum((count / n) ** 2 / self._class_sizes.get(label, 1) for label, count in classes.items())
-        return float(mean.max()) / math.sqrt(1 / n + shared)
+        return sum((count / n) ** 2 / self._class_sizes.get(label, 1) for label, count in classes.items())
 
     def mean_discrepancy_threshold(self, size: int, rate: float) -> float:
         """The bound on the mean discrepancy of ``size`` fresh samples, nats: mean + z · sd · √(1/n + 1/m)."""
@@ -142,19 +188,40 @@ class Calibration:
         spread = float(trusted.std(unbiased=True)) * math.sqrt(1 / size + 1 / len(trusted))
         return float(trusted.mean()) + NORMAL.inv_cdf(1 - rate) * spread
 
-    def _center_classes(self, normal: Tensor, labels: Tensor) -> None:
-        """Learn how classes differ among trusted samples: a producer of the hard ones only is not hostile for that.
+    def _by_class(self, values: Tensor) -> Tensor:
+        """Means (classes + 1, columns) of values (m, columns) of the threshold part.
 
-        A last row stands for classes that have no trusted sample: their mean is nought, as if known from one sample.
+        Classes differ: a producer of the hard ones only is not hostile for that. A last row stands for classes that
+        have no trusted sample: their mean is nought, as if known from one sample.
         """
-        sizes = torch.bincount(labels)
-        sums = torch.zeros(len(sizes) + 1, normal.shape[1], dtype=normal.dtype, device=normal.device)
-        sums = sums.index_add_(0, labels, normal)
-        self._class_sizes = {label: max(1, size) for label, size in enumerate(sizes.tolist())}
-        self._class_means = sums / torch.tensor([*self._class_sizes.values(), 1], device=sums.device)[:, None]
+        sums = torch.zeros(len(self._class_sizes) + 1, values.shape[1], dtype=values.dtype, device=values.device)
+        sums = sums.index_add_(0, self.trusted.labels, values)
+        return sums / torch.tensor([*self._class_sizes.values(), 1], device=sums.device)[:, None]
 
-    def _combine(self, evidence: Tensor) -> Tensor:
-        return -2 * pvalues(self.trusted.fit, evidence).log().sum(1)
+    def _known(self, y: Tensor) -> Tensor:
+        """Labels, with one row for all that no trusted sample has."""
+        return y.clamp_max(len(self._class_sizes))
+
+    def _combine(self, standardised: Tensor) -> Tensor:
+        """Fisher's statistic, then the logits of the vaccine's experts: (n, 1 + attacks)."""
+        fisher = -2 * pvalues(self._fit, standardised).log().sum(1, keepdim=True)
+        return fisher if self.vaccine is None else torch.cat([fisher, self.vaccine.logits(standardised)], dim=1)
+
+    def _score(self, combined: Tensor) -> Tensor:
+        return combined[:, 0] if self.vaccine is None else mixture(combined[:, 1:])
+
+    def _expert_ratios(self, combined: Tensor) -> Tensor:
+        """Likelihood ratios (n, attacks), no further from one than so many trusted samples can tell."""
+        furthest = math.log(len(self.trusted.labels))
+        return combined[:, 1:].clamp(-furthest, furthest).exp()
+
+    def _ratios(self, combined: Tensor) -> Tensor:
+        """The experts' ratios, none above one on average over trusted samples; last that of an unknown attack.
+
+        1 / (2 √p) has the mean one for a p-value of a clean sample, whatever the attack may look like.
+        """
+        unknown = pvalues(self._fisher, combined[:, :1]).rsqrt() / 2
+        return torch.cat([self._expert_ratios(combined) / self._excess, unknown], dim=1)
 
     def _per_class(self, labels: Tensor, least: int) -> dict[int, tuple[Tensor, float]]:
         own = {}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from weir.errors import InvalidSetting
-from weir.types import GuardMode
+from weir.types import EvidenceSet, GuardMode
 
 
 def tunable(default: Any, help: str, *, low: float | None = None, high: float | None = None) -> Any:
@@ -67,7 +67,14 @@ class GuardConfig(Tunables):
     producer_window: int = tunable(200, "newest samples of a producer that are judged together", low=2)
     per_class: int = tunable(100, "probe samples a class needs for a threshold of its own", low=2)
     refresh: int = tunable(1, "steps between two calibrations against the anchor; with a lag it is every step", low=1)
-    image_evidence: bool = tunable(False, "add the two signals that only make sense for images")
+    evidence: EvidenceSet = tunable(
+        EvidenceSet.ALL, "signals that verdicts rest on: all, no-images, model, discrepancy or companions"
+    )
+    vaccine: bool = tunable(True, "learn from poison crafted out of the probe set, where a poisoner is there")
+    vaccine_refresh: int = tunable(200, "steps between two vaccinations", low=1)
+    narrow_rate: float = tunable(
+        0.1, "largest share of clean samples that an alarm may hold where it is not all of a group", low=1e-6, high=1.0
+    )
     dsc_base: float | None = tunable(0.5, "dsc: threshold at step 0, nats; unset: calibrated on the probe set", low=0.0)
     dsc_slope: float = tunable(0.02, "dsc: growth of the threshold per step, nats", low=0.0)
 

@@ -20,6 +20,7 @@ from weir.core.network import Network, Weights
 from weir.core.probe import ProbeSet
 from weir.core.snapshots import Snapshots
 from weir.core.task import Classification
+from weir.core.vaccine import Poisoner
 from weir.types import (
     GateReport,
     GuardMode,
@@ -53,8 +54,15 @@ class Engine:
     ``clock`` returns seconds and feeds only ``StepReport.seconds``: no decision depends on it.
     """
 
-    def __init__(self, recipe: Recipe, config: EngineConfig, *, clock: Callable[[], float] = lambda: 0.0) -> None:
-        """Build the model with seeded weights; raises ModelNotBuilt."""
+    def __init__(
+        self,
+        recipe: Recipe,
+        config: EngineConfig,
+        *,
+        poisoner: Poisoner | None = None,
+        clock: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        """Build the model with seeded weights; raises ModelNotBuilt. Without a ``poisoner`` there is no vaccine."""
         self.recipe = recipe
         self.config = config
         self._clock = clock
@@ -62,7 +70,7 @@ class Engine:
         self.network = Network(recipe, device=config.device, seed=config.seed)
         self._learner = Learner(self.network, self.task, config.learner)
         self._snapshots = Snapshots(config.snapshots)
-        self._guard = Guard(self.network, self.task, self._snapshots, config)
+        self._guard = Guard(self.network, self.task, self._snapshots, config, poisoner)
         self._gate = Gate(config.gate)
         self._progressive = Progressive(config.progressive_window)
         self._unexplained: deque[bool] = deque(maxlen=STALE_WINDOW)
@@ -283,6 +291,8 @@ class Engine:
             alarms=judged.alarms,
             alarmed_producers=judged.alarmed_producers,
             gate=gate,
+            drift=judged.drift,
+            vaccine_age=self._guard.vaccine_age,
             probe_stale=self.probe_stale,
             lag=self._learner.updates - reference.updates if reference else None,
             seconds=self._seconds,

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from weir.core.familiarity import Familiarity
-from weir.core.network import Network, Outputs, Weights
+from weir.core.network import Network, Outputs
 from weir.core.task import Task
-from weir.errors import InvalidSetting
+from weir.types import EvidenceSet, InputSpec
 
-
-class Smooth(NamedTuple):
-    """Images after a 3×3 median filter (n, …), and the current outputs on them."""
-
-    x: Tensor
-    current: Outputs
+LEAST_IMAGE = 3  # pixels a side: a second difference needs as many
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +21,8 @@ class View:
     """What a signal may look at: n samples with the current and the historical model's outputs on them.
 
     ``influence`` is the gradient (classes, features) of the trusted loss with respect to the last layer,
-    ``familiarity`` what trusted inputs look like, learned from these very samples if ``inside``; ``smooth`` is there
-    for images only.
+    ``familiarity`` what trusted inputs look like. ``parents`` (n, …) are the trusted samples that these were made from,
+    or are, where familiarity has learned from those: then it must not know them.
     """
 
     x: Tensor
@@ -38,8 +31,7 @@ class View:
     historical: Outputs
     influence: Tensor | None
     familiarity: Familiarity
-    inside: bool = False
-    smooth: Smooth | None = None
+    parents: Tensor | None = None
 
 
 Signal = Callable[[Task, View], Tensor]
@@ -95,17 +87,20 @@ def feature_shift(task: Task, view: View) -> Tensor:
 
 def mahalanobis(task: Task, view: View) -> Tensor:
     """Squared Mahalanobis distance of the input to trusted inputs."""
-    return view.familiarity.leave_one_out(view.x) if view.inside else view.familiarity.distance(view.x)
+    if view.parents is None:
+        return view.familiarity.distance(view.x)
+    return view.familiarity.leave_one_out(view.x, view.parents)
 
 
-def roughness(task: Task, view: View) -> Tensor:
-    """Mean distance between an image and its median-filtered self, in units of x."""
-    return (view.x - _smooth(view).x).abs().flatten(1).mean(1)
+def grain(task: Task, view: View) -> Tensor:
+    """Lower quartile of an image's second differences, in units of x: noise is everywhere, structure is not."""
+    return _second_differences(view.x).quantile(0.25, dim=1)
 
 
-def brittleness(task: Task, view: View) -> Tensor:
-    """Divergence of the current output from that on the median-filtered image, nats."""
-    return task.discrepancy(view.current.logits, _smooth(view).current.logits)
+def evenness(task: Task, view: View) -> Tensor:
+    """The same quartile relative to the mean, from 0 to about 1: high where all of an image is equally rough."""
+    differences = _second_differences(view.x)
+    return differences.quantile(0.25, dim=1) / (differences.mean(1) + 1e-4)
 
 
 SIGNALS: dict[str, Signal] = {
@@ -119,26 +114,43 @@ SIGNALS: dict[str, Signal] = {
     "feature_shift": feature_shift,
     "mahalanobis": mahalanobis,
 }
-IMAGE_SIGNALS: dict[str, Signal] = {"roughness": roughness, "brittleness": brittleness}
+IMAGE_SIGNALS: dict[str, Signal] = {"grain": grain, "evenness": evenness}
+
+DIVERGENCES = frozenset({"discrepancy", "reverse", "midpoint"})
+OF_THE_INPUT = frozenset({"mahalanobis", *IMAGE_SIGNALS})
+
+
+def is_image(inputs: InputSpec) -> bool:
+    """Whether a sample is an image [c, h, w] that is large enough for the image signals."""
+    return len(inputs.shape) == 3 and min(inputs.shape[1:]) >= LEAST_IMAGE
+
+
+def judged(chosen: EvidenceSet, name: str) -> bool:
+    """Whether a signal of this name may give a sample away."""
+    match chosen:
+        case EvidenceSet.DISCREPANCY:
+            return name == "discrepancy"
+        case EvidenceSet.COMPANIONS:
+            return name not in DIVERGENCES
+        case EvidenceSet.MODEL:
+            return name not in OF_THE_INPUT
+        case EvidenceSet.NO_IMAGES:
+            return name not in IMAGE_SIGNALS
+        case EvidenceSet.ALL:
+            return True
 
 
 class Evidence:
-    """Computes the matrix of signals (n, signals) for samples, against one historical model."""
+    """Computes the matrix of signals (n, signals) for samples, against one historical model.
 
-    def __init__(self, network: Network, task: Task, *, images: bool) -> None:
-        """Raises InvalidSetting when image signals are wanted of what is no image."""
-        shape = network.recipe.inputs.shape
-        if images and (len(shape) != 3 or min(shape[1:]) < 2):
-            raise InvalidSetting("image_evidence", True, f"false, since x of shape {list(shape)} is no image [c, h, w]")
-        self._network = network
+    The first column is the memorization discrepancy; ``judged`` lists the columns that verdicts may rest on.
+    """
+
+    def __init__(self, network: Network, task: Task, chosen: EvidenceSet) -> None:
         self._task = task
-        self._images = images
-        self._signals = SIGNALS | (IMAGE_SIGNALS if images else {})
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The signals' names, in the order of the columns; the first is the discrepancy."""
-        return tuple(self._signals)
+        self._signals = SIGNALS | (IMAGE_SIGNALS if is_image(network.recipe.inputs) else {})
+        self.names = tuple(self._signals)
+        self.judged = [column for column, name in enumerate(self.names) if judged(chosen, name)]
 
     def influence(self, current: Outputs, y: Tensor) -> Tensor | None:
         """Gradient (classes, features) of the mean loss on trusted samples with respect to the last layer."""
@@ -146,36 +158,13 @@ class Evidence:
             return None
         return self._task.residual(current.logits, y).T @ current.features / len(y)
 
-    def matrix(
-        self,
-        x: Tensor,
-        y: Tensor,
-        current: Outputs,
-        weights: Weights,
-        *,
-        influence: Tensor | None,
-        familiarity: Familiarity,
-        inside: bool = False,
-    ) -> Tensor:
-        """Signals (n, signals) of prepared samples whose current outputs are known; for the rest see View."""
-        historical = self._network.outputs(x, weights)
-        smooth = self._smoothed(x) if self._images else None
-        view = View(x, y, current, historical, influence, familiarity, inside, smooth)
+    def matrix(self, view: View) -> Tensor:
+        """Every signal (n, signals) of the samples in a view."""
         return torch.stack([signal(self._task, view) for signal in self._signals.values()], dim=1)
 
-    def _smoothed(self, x: Tensor) -> Smooth:
-        filtered = median_filter(x)
-        return Smooth(filtered, self._network.outputs(filtered))
 
-
-def _smooth(view: View) -> Smooth:
-    if view.smooth is None:
-        raise ValueError("image signals need the median-filtered images in their view")
-    return view.smooth
-
-
-def median_filter(x: Tensor) -> Tensor:
-    """Images (n, c, h, w) with every pixel replaced by the median of its 3×3 neighbourhood, edges mirrored."""
-    padded = functional.pad(x, (1, 1, 1, 1), mode="reflect")
-    patches = padded.unfold(2, 3, 1).unfold(3, 3, 1)
-    return patches.flatten(4).median(dim=4).values
+def _second_differences(x: Tensor) -> Tensor:
+    """|x − mean of its two neighbours| along rows and columns of images (n, c, h, w), flat per image."""
+    across = x[..., 1:-1] - (x[..., 2:] + x[..., :-2]) / 2
+    down = x[..., 1:-1, :] - (x[..., 2:, :] + x[..., :-2, :]) / 2
+    return torch.cat([across.flatten(1), down.flatten(1)], dim=1).abs()

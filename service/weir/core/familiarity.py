@@ -26,21 +26,26 @@ class Familiarity:
         self._floor = floor
         self._weights = 1 / ((1 - SHRINKAGE) * variance + floor) - 1 / floor
 
-    def leave_one_out(self, x: Tensor) -> Tensor:
-        """The distances (n,) that the samples learned from would have had if each had been left out.
+    def leave_one_out(self, x: Tensor, parents: Tensor) -> Tensor:
+        """The distances (n,) of samples (n, …) as they were if none of ``parents`` (n, …) had been learned from.
 
-        A sample is close to a covariance that it is part of, the more so the fewer there are; taking its own term out
-        of the inverse (Sherman–Morrison) makes it comparable to samples never seen. Without it the mean moves as well,
-        which makes that term 1 / (n − 1) and not 1 / n.
+        A sample is close to a covariance that it, or what it was made from, is part of, the more so the fewer there
+        are; taking the parent's term out of the inverse (Sherman–Morrison) makes it comparable to samples never seen.
+        Without it the mean moves as well, which makes that term 1 / (n − 1) and not 1 / n.
         """
-        inside = self.distance(x)
+        own, parent = (samples.flatten(1) - self._mean for samples in (x, parents))
         others = self._size - 1
         share = (1 - SHRINKAGE) / others
-        return inside / (1 - share * inside).clamp_min(1e-6) * (self._size / others)
+        left = (1 - share * self._inner(parent, parent)).clamp_min(1e-6)
+        return (self._inner(own, own) + share * self._inner(own, parent).square() / left) * (self._size / others)
 
     def distance(self, x: Tensor) -> Tensor:
         """Squared Mahalanobis distance of prepared samples (n, …), (n,)."""
         centred = x.flatten(1) - self._mean
-        along = centred @ self._axes.T
-        squared: Tensor = centred.square().sum(1) / self._floor + along.square() @ self._weights
-        return squared
+        return self._inner(centred, centred)
+
+    def _inner(self, a: Tensor, b: Tensor) -> Tensor:
+        """aᵀ C⁻¹ b, row by row, of centred samples (n, features)."""
+        along: Tensor = (a @ self._axes.T) * (b @ self._axes.T)
+        inner: Tensor = (a * b).sum(1) / self._floor + along @ self._weights
+        return inner

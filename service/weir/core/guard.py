@@ -2,53 +2,55 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from weir.core.calibration import Calibration, Scores, Trusted, group_threshold
 from weir.core.config import EngineConfig
+from weir.core.consensus import Consensus
 from weir.core.correction import Correction
-from weir.core.evidence import Evidence
-from weir.core.familiarity import Familiarity
 from weir.core.judgement import Judgement, accept_all
+from weir.core.measurement import Measurement
 from weir.core.network import Network, Outputs
 from weir.core.probe import ProbeSet
-from weir.core.producers import Producers
+from weir.core.producers import MOST_PRODUCERS, Producers
 from weir.core.published import judge_mean
 from weir.core.snapshots import Snapshot, Snapshots
+from weir.core.suspicion import Jury
 from weir.core.task import Task
+from weir.core.vaccine import Poisoner, Vaccine
 from weir.types import GuardMode, Reason, SampleVerdict, State, Step, Verdict
-
-
-class _Suspicion(NamedTuple):
-    """Why each sample is suspect (CLEAN: it is not), and what the groups said."""
-
-    reasons: list[Reason]
-    step_score: float
-    alarms: tuple[Reason, ...]
-    producers: frozenset[str]
 
 
 class Guard:
     """Judges a step's samples against one historical model, calibrated on the probe set."""
 
-    def __init__(self, network: Network, task: Task, snapshots: Snapshots, config: EngineConfig) -> None:
+    def __init__(
+        self,
+        network: Network,
+        task: Task,
+        snapshots: Snapshots,
+        config: EngineConfig,
+        poisoner: Poisoner | None = None,
+    ) -> None:
         self._network = network
         self._task = task
         self._snapshots = snapshots
         self._config = config.guard
-        self._evidence = Evidence(network, task, images=config.guard.image_evidence)
+        self._seed = config.seed
+        self._measurement = Measurement(network, task, config.guard, poisoner)
         self._correction = Correction(network, task, config.correction)
         self._corrects_suspects = config.correction.enabled
+        self._jury = Jury(config.guard)
+        self._consensus = Consensus(rate=config.guard.step_rate, most=MOST_PRODUCERS)
         self._calibration: Calibration | None = None
-        self._familiarity: Familiarity | None = None
+        self._vaccine: Vaccine | None = None
+        self._attacks: list[str] = []
         self._age = 0
+        self._vaccine_age = 0
         self._override: GuardMode | None = None
-        self._probe: ProbeSet | None = None
         self.producers = Producers(config.guard)
 
     @property
@@ -75,12 +77,11 @@ class Guard:
     @property
     def probe(self) -> ProbeSet | None:
         """The probe set in use."""
-        return self._probe
+        return self._measurement.probe
 
     @probe.setter
     def probe(self, probe: ProbeSet | None) -> None:
-        self._probe = probe
-        self._familiarity = Familiarity(self._part("fit")[0]) if probe else None
+        self._measurement.probe = probe
         self.recalibrate()
 
     @property
@@ -88,9 +89,14 @@ class Guard:
         """The threshold on a sample's score in force, None while there is none."""
         return self._calibration.sample_threshold if self._calibration else None
 
+    @property
+    def vaccine_age(self) -> int | None:
+        """Steps since the vaccine in force was made, None without one."""
+        return self._vaccine_age if self._vaccine else None
+
     def recalibrate(self) -> None:
-        """Calibrate anew at the next step: model, snapshot or probe set has been replaced."""
-        self._calibration = None
+        """Calibrate and vaccinate anew at the next step: model, snapshot or probe set has been replaced."""
+        self._calibration = self._vaccine = None
 
     def judge(self, step: Step, x: Tensor, y: Tensor, current: Outputs) -> Judgement:
         """Give every prepared sample its verdict, from the current model's outputs on it."""
@@ -99,10 +105,14 @@ class Guard:
             return accept_all(x, Reason.UNARMED)
         if self.mode is GuardMode.DSC:
             return self._judge_mean(step, x, y, snapshot)
-        calibration = self._calibrated(snapshot)
-        evidence = self._matrix(x, y, current, snapshot, calibration.trusted.influence)
-        scores = calibration.score(evidence, y)
-        suspicion = self._suspect(scores, y.tolist(), step.producers, calibration)
+        labels = y.tolist()
+        calibration = self._calibrated(snapshot, step)
+        evidence = self._measurement.matrix(x, y, current, snapshot, calibration.trusted.influence)
+        residual = calibration.residual(calibration.standardise(evidence), y)
+        common = self._consensus.explain(residual, labels, step.producers, step.number, calibration)
+        scores = calibration.score(calibration.restored(common.residual, y), y)
+        alarms = self.producers.observe(scores, labels, step.producers, calibration)
+        suspicion = self._jury.suspect(scores, labels, step.producers, alarms, calibration)
         corrected, fixed = x, frozenset[int]()
         if self.mode is GuardMode.WEIR:
             corrected, fixed = self._correct(x, y, suspicion.reasons, snapshot, calibration)
@@ -112,10 +122,11 @@ class Guard:
             step_discrepancy=float(evidence[:, 0].mean()),
             step_discrepancy_threshold=calibration.mean_discrepancy_threshold(len(x), self._config.step_rate),
             step_score=suspicion.step_score,
-            step_threshold=group_threshold(self._config.step_rate, scores.normal.shape[1]),
+            step_threshold=group_threshold(self._config.step_rate, calibration.columns),
             sample_threshold=calibration.sample_threshold,
             alarms=suspicion.alarms,
             alarmed_producers=tuple(sorted(suspicion.producers)),
+            drift=common.drift,
         )
 
     def state(self) -> State:
@@ -123,62 +134,43 @@ class Guard:
         values = {
             "override": self._override,
             "age": self._age,
+            "vaccine_age": self._vaccine_age,
             "calibrated": self._calibration is not None,
-            "signals": list(self._evidence.names),
+            "signals": self._judged_names,
+            "attacks": self._attacks,
         }
-        parts = [State({}, values), self.producers.state().nest("producers")]
+        parts = [State({}, values), self.producers.state().nest("producers"), self._consensus.state().nest("consensus")]
         if self.probe:
             parts.append(self.probe.state().nest("probe"))
         if self._calibration:
             parts.append(self._calibration.trusted.state().nest("calibration"))
+        if self._vaccine:
+            parts.append(self._vaccine.state().nest("vaccine"))
         return State.merge(*parts)
 
     def load_state(self, state: State) -> None:
-        """Replace mode, probe set, calibration and the producers' evidence."""
+        """Replace mode, probe set, calibration, vaccine and the producers' evidence."""
         override = state.values["override"]
         self._override = GuardMode(override) if override else None
-        self._age = state.values["age"]
-        same = state.values["signals"] == list(self._evidence.names)  # else the columns mean something else
-        self.producers.load_state(state.part("producers"), windows=same)
+        self._age, self._vaccine_age = state.values["age"], state.values["vaccine_age"]
+        self._attacks = state.values["attacks"]
+        same = state.values["signals"] == self._judged_names  # else the columns mean something else
+        self.producers.load_state(state.part("producers"), evidence=same)
+        if same:
+            self._consensus.load_state(state.part("consensus"))
         self.probe = ProbeSet.from_state(state.part("probe")) if "probe" in state.values else None
-        self._calibration = None
+        if "vaccine" in state.values and same:
+            self._vaccine = Vaccine.from_state(state.part("vaccine"), self._network.device)
         if state.values["calibrated"] and same:
             self._use(Trusted.from_state(state.part("calibration"), self._network.device))
 
     @property
+    def _judged_names(self) -> list[str]:
+        return [self._measurement.names[column] for column in self._measurement.judged]
+
+    @property
     def _fixed_rule(self) -> bool:
         return self.mode is GuardMode.DSC and self._config.dsc_base is not None
-
-    def _suspect(
-        self, scores: Scores, labels: Sequence[int], producers: Sequence[str], calibration: Calibration
-    ) -> _Suspicion:
-        """Look at each sample alone, at each producer's window, and at what is left of the step without those.
-
-        A step that alarms for one producer's sake must not clear the others of it, nor condemn them.
-        """
-        alarmed = self.producers.observe(scores.normal, labels, producers, calibration)
-        bound = group_threshold(self._config.step_rate, scores.normal.shape[1])
-        statistic = left = self._step_statistic(scores, labels, range(len(labels)), calibration)
-        if alarmed:
-            others = [row for row, producer in enumerate(producers) if producer not in alarmed]
-            left = self._step_statistic(scores, labels, others, calibration) if others else 0.0
-        blamed = left > bound
-        reasons = []
-        for producer, alone in zip(producers, (scores.score > scores.threshold).tolist(), strict=True):
-            if producer in alarmed:
-                reasons.append(Reason.PRODUCER)
-            elif blamed:
-                reasons.append(Reason.STEP)
-            else:
-                reasons.append(Reason.SAMPLE if alone else Reason.CLEAN)
-        alarms = ((Reason.STEP,) if statistic > bound or blamed else ()) + ((Reason.PRODUCER,) if alarmed else ())
-        return _Suspicion(reasons, statistic, alarms, alarmed)
-
-    def _step_statistic(
-        self, scores: Scores, labels: Sequence[int], rows: Sequence[int], calibration: Calibration
-    ) -> float:
-        mean = scores.normal[torch.tensor(rows, device=scores.normal.device)].mean(0)
-        return calibration.group_statistic(mean, Counter(labels[row] for row in rows))
 
     def _correct(
         self, x: Tensor, y: Tensor, reasons: Sequence[Reason], snapshot: Snapshot, calibration: Calibration
@@ -190,9 +182,10 @@ class Guard:
         rows = torch.tensor(single, device=x.device)
 
         def suspicious(moved: Tensor, index: Tensor) -> Tensor:
-            labels = y[rows[index]]
-            evidence = self._matrix(moved, labels, self._outputs(moved), snapshot, calibration.trusted.influence)
-            scores = calibration.score(evidence, labels)
+            labels, measure = y[rows[index]], self._measurement
+            current = measure.outputs(moved)
+            evidence = measure.matrix(moved, labels, current, snapshot, calibration.trusted.influence)
+            scores = calibration.score(calibration.standardise(evidence), labels)
             return scores.score > scores.threshold
 
         result = self._correction.correct(x[rows], y[rows], suspicious)
@@ -217,62 +210,46 @@ class Guard:
         if self._config.dsc_base is not None:
             threshold = self._config.dsc_base + self._config.dsc_slope * step.number
         else:
-            threshold = self._calibrated(snapshot).mean_discrepancy_threshold(len(x), self._config.step_rate)
+            calibration = self._calibrated(snapshot, step)
+            threshold = calibration.mean_discrepancy_threshold(len(x), self._config.step_rate)
 
         def discrepancy(moved: Tensor) -> Tensor:
-            return self._task.discrepancy(self._outputs(moved, snapshot).logits, self._outputs(moved).logits)
+            historical, current = self._measurement.outputs(moved, snapshot), self._measurement.outputs(moved)
+            return self._task.discrepancy(historical.logits, current.logits)
 
         return judge_mean(x, y, discrepancy, threshold, self._correction)
 
-    def _calibrated(self, snapshot: Snapshot) -> Calibration:
+    def _calibrated(self, snapshot: Snapshot, step: Step) -> Calibration:
         """The calibration in force, made anew when it is ``refresh`` steps old, and always against the ring.
 
         Discrepancies to the distant anchor change slowly. Those to a snapshot of the ring are as small as the last few
         updates: under a calibration of a few steps ago one clean step in four raised an alarm.
         """
         self._age += 1
+        self._vaccine_age += 1
         if self._calibration is not None and self._age < self._config.refresh and snapshot is self._snapshots.anchor:
             return self._calibration
-        assert self.probe is not None
-        (fit, fit_y), (threshold, labels) = self._part("fit"), self._part("threshold")
-        current = self._outputs(fit)
-        influence = self._evidence.influence(current, fit_y)
         self._age = 0
-        return self._use(
-            Trusted(
-                fit=self._matrix(fit, fit_y, current, snapshot, influence, inside=True),
-                threshold=self._matrix(threshold, labels, self._outputs(threshold), snapshot, influence),
-                labels=labels,
-                influence=influence,
-            )
-        )
+        trusted = self._measurement.trusted(snapshot)
+        stale = self._vaccine is None or self._vaccine_age >= self._config.vaccine_refresh
+        if stale and self.mode is not GuardMode.DSC:
+            self._vaccinate(snapshot, trusted, step)
+        return self._use(trusted)
+
+    def _vaccinate(self, snapshot: Snapshot, trusted: Trusted, step: Step) -> None:
+        self._vaccine = self._measurement.vaccine(snapshot, trusted, seed=self._seed * 1_000_003 + step.number)
+        self._vaccine_age = 0
+        attacks = list(self._vaccine.names) if self._vaccine else []
+        if attacks != self._attacks:
+            self.producers.forget()  # its columns mean something else now
+        self._attacks = attacks
 
     def _use(self, trusted: Trusted) -> Calibration:
-        calibration = Calibration(trusted, rate=self._config.sample_rate, per_class=self._config.per_class)
-        self._calibration = calibration
-        return calibration
-
-    def _part(self, name: str) -> tuple[Tensor, Tensor]:
-        assert self.probe is not None
-        part = self.probe.part(name)
-        return self._network.prepare(part.x), part.y.to(self._network.device)
-
-    def _outputs(self, x: Tensor, snapshot: Snapshot | None = None) -> Outputs:
-        with torch.no_grad():
-            return self._network.outputs(x, snapshot.weights if snapshot else None)
-
-    def _matrix(
-        self,
-        x: Tensor,
-        y: Tensor,
-        current: Outputs,
-        snapshot: Snapshot,
-        influence: Tensor | None,
-        *,
-        inside: bool = False,
-    ) -> Tensor:
-        assert self._familiarity is not None
-        with torch.no_grad():
-            return self._evidence.matrix(
-                x, y, current, snapshot.weights, influence=influence, familiarity=self._familiarity, inside=inside
-            )
+        self._calibration = Calibration(
+            trusted,
+            rate=self._config.sample_rate,
+            per_class=self._config.per_class,
+            vaccine=self._vaccine,
+            judged=self._measurement.judged,
+        )
+        return self._calibration

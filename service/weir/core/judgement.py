@@ -27,6 +27,7 @@ class Judgement:
     sample_threshold: float | None = None
     alarms: tuple[Reason, ...] = ()
     alarmed_producers: tuple[str, ...] = ()
+    drift: bool = False
 
     @property
     def admitted(self) -> Tensor:

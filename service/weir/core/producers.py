@@ -1,20 +1,24 @@
-"""Evidence per producer: the newest samples of each, judged together."""
+"""Evidence per producer: the newest samples of each judged together, and sequential evidence over all of them."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter, OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from weir.core.calibration import Calibration, group_threshold
+from weir.core import mixture
+from weir.core.calibration import Calibration, Scores, group_threshold
 from weir.core.config import GuardConfig
 from weir.types import ProducerReport, SampleVerdict, Standing, State, Verdict
 
 MOST_PRODUCERS = 10_000  # memory is bounded even when every sample names a new one
+MAJORITY = 0.5  # suspect share from which on a producer is held whole, and not sample by sample
+ALLOWANCE = 0.25  # standard deviations per sample that sequential evidence forgives, beyond what calibration may be off
 
 
 class _Chunk(NamedTuple):
@@ -28,103 +32,172 @@ class _Chunk(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Window:
-    """Normal scores of the newest samples of one producer."""
+class _Record:
+    """What is known of one producer.
+
+    ``chunks`` hold the newest samples, ``cumulative`` the CUSUM of every column, ``believed`` the counts of clean
+    samples and of each attack that its samples stand for.
+    """
 
     chunks: deque[_Chunk] = field(default_factory=deque)
     seen: int = 0
     held: int = 0
     corrected: int = 0
     score: float | None = None
-    watched: bool = False
+    cumulative: list[float] = field(default_factory=list)
+    believed: list[float] = field(default_factory=list)
+    standing: Standing = Standing.GOOD
+
+    @property
+    def classes(self) -> Counter[int]:
+        total: Counter[int] = Counter()
+        for chunk in self.chunks:
+            total.update(chunk.classes)
+        return total
+
+    @property
+    def suspect_share(self) -> float:
+        return mixture.suspect_share(torch.tensor(self.believed, dtype=torch.float64)) if self.believed else 0.0
+
+
+class Alarm(NamedTuple):
+    """A producer whose samples together are suspect: all of them, or those to be picked by ``believed``."""
+
+    whole: bool
+    believed: Tensor
 
 
 class Producers:
-    """A window of calibrated evidence for every producer, forgotten least recently seen first."""
+    """A record of calibrated evidence for every producer, forgotten least recently seen first.
+
+    Two tests: the newest ``producer_window`` samples against chance (watched), and a CUSUM over all of them. A
+    producer is suspended when its CUSUM passes ln(columns / rate) / (2 · ALLOWANCE) while most of its samples look
+    like an attack; it is in good standing again when the CUSUM is back at nought. By Lundberg's inequality at most
+    ``producer_rate`` of a clean producer's excursions from nought get that far (Page, 1954; Siegmund, 1985).
+    """
 
     def __init__(self, config: GuardConfig) -> None:
         self._config = config
-        self._windows: OrderedDict[str, _Window] = OrderedDict()
+        self._records: OrderedDict[str, _Record] = OrderedDict()
 
     def observe(
-        self, normal: Tensor, labels: Sequence[int], producers: Sequence[str], calibration: Calibration
-    ) -> frozenset[str]:
-        """Take one step's normal scores (n, k) with the label and the producer of each row; returns who alarms."""
-        index: dict[str, list[int]] = {}
+        self, scores: Scores, labels: Sequence[int], producers: Sequence[str], calibration: Calibration
+    ) -> Mapping[str, Alarm]:
+        """Take one step's scores with the label and the producer of each row; returns who alarms."""
+        rows_of: dict[str, list[int]] = {}
         for row, producer in enumerate(producers):
-            index.setdefault(producer, []).append(row)
-        threshold = group_threshold(self._config.producer_rate, normal.shape[1])
-        alarmed = set()
-        for producer, rows in index.items():
-            window = self._window(producer)
-            chunk = _Chunk(dict(Counter(labels[row] for row in rows)), normal[rows].sum(0).tolist())
-            window.score = self._extend(window, chunk, calibration)
-            window.watched = window.score > threshold
-            if window.watched:
-                alarmed.add(producer)
-        return frozenset(alarmed)
+            rows_of.setdefault(producer, []).append(row)
+        alarms = {}
+        for producer, rows in rows_of.items():
+            record = self._record(producer)
+            chunk = _Chunk(dict(Counter(labels[row] for row in rows)), scores.normal[rows].sum(0).tolist())
+            believed = self._believe(record, scores.ratios[rows])
+            self._extend(record, chunk, calibration)
+            self._accumulate(record, chunk, calibration)
+            if record.standing is not Standing.GOOD:
+                whole = record.standing is Standing.SUSPENDED or record.suspect_share >= MAJORITY
+                alarms[producer] = Alarm(whole, believed)
+        return alarms
 
     def count(self, producers: Sequence[str], verdicts: Sequence[SampleVerdict]) -> None:
         """Count what became of one step's samples."""
         for producer, verdict in zip(producers, verdicts, strict=True):
-            window = self._window(producer)
-            window.seen += 1
-            window.held += verdict.verdict is Verdict.QUARANTINE
-            window.corrected += verdict.verdict is Verdict.CORRECT
+            record = self._record(producer)
+            record.seen += 1
+            record.held += verdict.verdict is Verdict.QUARANTINE
+            record.corrected += verdict.verdict is Verdict.CORRECT
 
     def report(self) -> tuple[ProducerReport, ...]:
         """Every known producer's record, least recently seen first."""
-        columns = next((len(w.chunks[0].sums) for w in self._windows.values() if w.chunks), None)
+        columns = next((len(r.cumulative) for r in self._records.values() if r.cumulative), None)
         threshold = group_threshold(self._config.producer_rate, columns) if columns else None
+        sequential = self._limit(columns) if columns else None
         return tuple(
             ProducerReport(
                 producer=name,
-                seen=window.seen,
-                held=window.held,
-                corrected=window.corrected,
-                score=window.score,
+                seen=record.seen,
+                held=record.held,
+                corrected=record.corrected,
+                score=record.score,
                 threshold=threshold,
-                standing=Standing.WATCHED if window.watched else Standing.GOOD,
+                sequential_score=max(record.cumulative) if record.cumulative else None,
+                sequential_threshold=sequential,
+                suspect_share=record.suspect_share if record.believed else None,
+                standing=record.standing,
             )
-            for name, window in self._windows.items()
+            for name, record in self._records.items()
         )
 
     def state(self) -> State:
         """Everything a restart needs."""
-        windows = {
+        records = {
             name: {
-                "chunks": [[list(chunk.classes.items()), chunk.sums] for chunk in window.chunks],
-                "counts": [window.seen, window.held, window.corrected],
-                "score": window.score,
-                "watched": window.watched,
+                "chunks": [[list(chunk.classes.items()), chunk.sums] for chunk in record.chunks],
+                "counts": [record.seen, record.held, record.corrected],
+                "score": record.score,
+                "cumulative": record.cumulative,
+                "believed": record.believed,
+                "standing": record.standing,
             }
-            for name, window in self._windows.items()
+            for name, record in self._records.items()
         }
-        return State({}, {"windows": windows, "order": list(self._windows)})
+        return State({}, {"records": records, "order": list(self._records)})
 
-    def load_state(self, state: State, *, windows: bool = True) -> None:
-        """Replace every producer's record; without ``windows`` the evidence starts anew and the counts go on."""
-        self._windows = OrderedDict()
+    def load_state(self, state: State, *, evidence: bool = True) -> None:
+        """Replace every producer's record; without ``evidence`` that starts anew and the counts go on."""
+        self._records = OrderedDict()
         for name in state.values["order"]:
-            kept = state.values["windows"][name]
-            seen, held, corrected = kept["counts"]
-            chunks = deque(_Chunk(dict(map(tuple, classes)), list(sums)) for classes, sums in kept["chunks"] if windows)
-            self._windows[name] = _Window(chunks, seen, held, corrected, kept["score"], kept["watched"])
+            kept = state.values["records"][name]
+            record = self._records[name] = _Record()
+            record.seen, record.held, record.corrected = kept["counts"]
+            if evidence:
+                record.chunks.extend(_Chunk(dict(map(tuple, classes)), list(sums)) for classes, sums in kept["chunks"])
+                record.score = kept["score"]
+                record.cumulative, record.believed = list(kept["cumulative"]), list(kept["believed"])
+                record.standing = Standing(kept["standing"])
 
-    def _window(self, producer: str) -> _Window:
-        window = self._windows.setdefault(producer, _Window())
-        self._windows.move_to_end(producer)
-        if len(self._windows) > MOST_PRODUCERS:
-            self._windows.popitem(last=False)
-        return window
+    def forget(self) -> None:
+        """Start the evidence anew, since it has another meaning now; the counts go on."""
+        self.load_state(self.state(), evidence=False)
 
-    def _extend(self, window: _Window, chunk: _Chunk, calibration: Calibration) -> float:
-        window.chunks.append(chunk)
-        total = sum(map(len, window.chunks))
-        while total - len(window.chunks[0]) >= self._config.producer_window:
-            total -= len(window.chunks.popleft())
-        sums = torch.tensor([chunk.sums for chunk in window.chunks], dtype=torch.float64).sum(0)
-        classes: Counter[int] = Counter()
-        for chunk in window.chunks:
-            classes.update(chunk.classes)
-        return calibration.group_statistic(sums / total, classes)
+    def _record(self, producer: str) -> _Record:
+        record = self._records.setdefault(producer, _Record())
+        self._records.move_to_end(producer)
+        if len(self._records) > MOST_PRODUCERS:
+            self._records.popitem(last=False)
+        return record
+
+    def _believe(self, record: _Record, ratios: Tensor) -> Tensor:
+        before = torch.tensor(record.believed, dtype=torch.float64)
+        believed = mixture.update(before if len(before) else mixture.prior(ratios.shape[1]), ratios)
+        record.believed = believed.tolist()
+        return believed
+
+    def _extend(self, record: _Record, chunk: _Chunk, calibration: Calibration) -> None:
+        """Judge the newest samples together."""
+        record.chunks.append(chunk)
+        total = sum(map(len, record.chunks))
+        while total - len(record.chunks[0]) >= self._config.producer_window:
+            total -= len(record.chunks.popleft())
+        sums = torch.tensor([chunk.sums for chunk in record.chunks], dtype=torch.float64).sum(0)
+        record.score = calibration.group_statistic(sums / total, record.classes)
+        if record.standing is not Standing.SUSPENDED:
+            alarmed = record.score > group_threshold(self._config.producer_rate, calibration.columns)
+            record.standing = Standing.WATCHED if alarmed else Standing.GOOD
+
+    def _accumulate(self, record: _Record, chunk: _Chunk, calibration: Calibration) -> None:
+        """Move the CUSUM of every column, and the standing with it."""
+        limit = self._limit(calibration.columns)
+        certain = group_threshold(self._config.producer_rate, calibration.columns)
+        forgiven = ALLOWANCE + certain * math.sqrt(calibration.shared_variance(record.classes))
+        before = record.cumulative or [0.0] * calibration.columns
+        moved = (held + rise - len(chunk) * forgiven for held, rise in zip(before, chunk.sums, strict=True))
+        record.cumulative = [min(max(0.0, value), 2 * limit) for value in moved]  # capped, so that amends can be made
+        highest = max(record.cumulative)
+        if highest >= limit and record.suspect_share >= MAJORITY:
+            record.standing = Standing.SUSPENDED
+        elif highest == 0.0 and record.standing is Standing.SUSPENDED:
+            record.standing = Standing.GOOD
+
+    def _limit(self, columns: int) -> float:
+        return math.log(columns / self._config.producer_rate) / (2 * ALLOWANCE)

@@ -6,6 +6,7 @@
 from weir.redteam.accumulative import Accumulative, Trigger
 from weir.redteam.attack import Attack, LabelAttack
 from weir.redteam.backdoor import Patch, success_rate
+from weir.redteam.cocktail import Cocktail
 from weir.redteam.drift import Drift
 from weir.redteam.labels import PairwiseFlip, RandomFlip
 from weir.redteam.ratchet import Ratchet
@@ -15,6 +16,7 @@ from weir.redteam.threat import Knowledge, ThreatModel
 __all__ = [
     "Accumulative",
     "Attack",
+    "Cocktail",
     "Drift",
     "Knowledge",
     "LabelAttack",

@@ -25,13 +25,15 @@ class Knowledge(StrEnum):
 class ThreatModel:
     """How far a sample may be moved (L∞, in units of x, inside [low, high]), and how many of a batch may be.
 
+    Bounds are numbers, or one number for each feature in the shape of a sample, or None where there are none.
+
     ``features`` is the share of a sample's numbers that may differ at all; labels may become any of ``classes``, and
     stay as they are where that is 0.
     """
 
     epsilon: float
-    low: float | None = 0.0
-    high: float | None = 1.0
+    low: float | Tensor | None = 0.0
+    high: float | Tensor | None = 1.0
     fraction: float = 1.0
     features: float = 1.0
     classes: int = 0

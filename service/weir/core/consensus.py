@@ -1,0 +1,137 @@
+"""What producers have in common: a change that most of them show at once is the world's, and no one's fault.
+
+Poison of one producer, or of a minority, does not move the median over producers. Drift moves it, and what it
+explains is taken out of everybody's evidence before anyone is suspected.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from weir.core.calibration import Calibration, group_threshold
+from weir.types import State
+
+MEMORY = 50.0  # samples of a producer after which older ones have faded
+ESTABLISHED = 25.0  # samples that make a producer's mean worth asking
+OTHERS = 3  # producers besides one's own: fewer cannot outvote a hostile one
+ACTIVE = 100  # steps after which a silent producer has no say in what the world is like now
+MOST_ASKED = 200  # producers, the most recent ones
+
+
+class Common(NamedTuple):
+    """Residual evidence (n, k) without what is common, and whether anything was."""
+
+    residual: Tensor
+    drift: bool
+
+
+@dataclass(slots=True)
+class _Recent:
+    """Faded sums (k,) of a producer's residuals and of their squares; its weight in samples, its last step."""
+
+    sums: Tensor
+    squares: Tensor
+    weight: float = 0.0
+    step: int = 0
+
+    def take(self, rows: Tensor, step: int) -> None:
+        kept = min(1.0, max(0.0, MEMORY - len(rows)) / self.weight) if self.weight else 0.0
+        self.sums = self.sums * kept + rows.sum(0)
+        self.squares = self.squares * kept + rows.square().sum(0)
+        self.weight = self.weight * kept + len(rows)
+        self.step = step
+
+    @property
+    def mean(self) -> Tensor:
+        return self.sums / self.weight
+
+    @property
+    def spread(self) -> Tensor:
+        return (self.squares / self.weight - self.mean.square()).clamp_min(0.0).sqrt()
+
+
+class Consensus:
+    """The newest evidence of every producer, and the median over the others of each."""
+
+    def __init__(self, *, rate: float, most: int) -> None:
+        """``rate`` is the share of clean steps that may be called drift; ``most`` bounds the producers kept."""
+        self._rate = rate
+        self._most = most
+        self._recent: OrderedDict[str, _Recent] = OrderedDict()
+
+    def explain(
+        self, residual: Tensor, labels: Sequence[int], producers: Sequence[str], step: int, calibration: Calibration
+    ) -> Common:
+        """Take in one step's residuals (n, k), and take out of them what each producer's others show as well."""
+        residual_cpu = residual.double().cpu()
+        rows_of = {name: [row for row, who in enumerate(producers) if who == name] for name in dict.fromkeys(producers)}
+        for name, rows in rows_of.items():
+            self._take(name, residual_cpu[rows], step)
+        names, means, spreads = self._asked(step)
+        if len(names) <= OTHERS:
+            return Common(residual, False)
+        explained = residual_cpu.clone()
+        drift = False
+        for name, rows in rows_of.items():
+            others = [row for row, other in enumerate(names) if other != name]
+            shift, spread = means[others].median(0).values, spreads[others].median(0).values
+            shift = torch.where(shift > self._bound([labels[row] for row in rows], calibration), shift, 0.0)
+            # Nobody is excused further than he moved himself, nor for a world that became easier.
+            shift = torch.minimum(shift, self._recent[name].mean.clamp_min(0.0))
+            if bool((shift > 0).any()):
+                drift = True
+                widened = torch.where(shift > 0, spread.clamp_min(1.0), 1.0)
+                explained[rows] = (explained[rows] - shift) / widened
+        return Common(explained.to(residual), drift)
+
+    def state(self) -> State:
+        """Everything a restart needs."""
+        values = {"producers": [[name, recent.weight, recent.step] for name, recent in self._recent.items()]}
+        if not self._recent:
+            return State({}, values)
+        sums, squares = (
+            torch.stack([getattr(recent, name) for recent in self._recent.values()]) for name in ("sums", "squares")
+        )
+        return State({"sums": sums, "squares": squares}, values)
+
+    def load_state(self, state: State) -> None:
+        """Replace what is known of every producer."""
+        self._recent = OrderedDict(
+            (name, _Recent(state.tensors["sums"][row].clone(), state.tensors["squares"][row].clone(), weight, step))
+            for row, (name, weight, step) in enumerate(state.values["producers"])
+        )
+
+    def forget(self) -> None:
+        """Start anew: the evidence has another meaning now."""
+        self._recent.clear()
+
+    def _take(self, name: str, rows: Tensor, step: int) -> None:
+        nothing = torch.zeros(rows.shape[1], dtype=rows.dtype)
+        self._recent.setdefault(name, _Recent(nothing, nothing)).take(rows, step)
+        self._recent.move_to_end(name)
+        if len(self._recent) > self._most:
+            self._recent.popitem(last=False)
+
+    def _asked(self, step: int) -> tuple[list[str], Tensor, Tensor]:
+        """Who has a say, and their means and spreads (producers, k)."""
+        known = [
+            (name, recent)
+            for name, recent in list(self._recent.items())[-MOST_ASKED:]
+            if recent.weight >= ESTABLISHED and step - recent.step <= ACTIVE
+        ]
+        if not known:
+            return [], torch.empty(0), torch.empty(0)
+        means, spreads = (torch.stack(parts) for parts in zip(*((r.mean, r.spread) for _, r in known), strict=True))
+        return [name for name, _ in known], means, spreads
+
+    def _bound(self, labels: Sequence[int], calibration: Calibration) -> float:
+        """How far a median of means may be off by chance."""
+        classes = {label: labels.count(label) for label in set(labels)}
+        variance = 1 / MEMORY + calibration.shared_variance(classes)
+        return float(group_threshold(self._rate, calibration.columns) * variance**0.5)

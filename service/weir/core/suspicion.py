@@ -1,0 +1,79 @@
+"""Who is suspect: each sample alone, each producer's samples together, and what is left of the step."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from weir.core import mixture
+from weir.core.calibration import Calibration, Scores, group_threshold
+from weir.core.config import GuardConfig
+from weir.core.producers import MAJORITY, Alarm
+from weir.types import Reason
+
+LIKELY = 0.5  # chance of being an attack's from which on an alarm holds a sample
+
+
+class Suspicion(NamedTuple):
+    """Why each sample is suspect (CLEAN: it is not), and what the groups said; ``producers`` are suspect as a whole."""
+
+    reasons: list[Reason]
+    step_score: float
+    alarms: tuple[Reason, ...]
+    producers: frozenset[str]
+
+
+class Jury:
+    """Turns calibrated scores into reasons.
+
+    A step that alarms for one producer's sake must not clear the others of it, nor condemn them; and an alarm holds
+    the samples that carry it, all of a group only where most of it looks like an attack.
+    """
+
+    def __init__(self, config: GuardConfig) -> None:
+        self._config = config
+
+    def suspect(
+        self,
+        scores: Scores,
+        labels: Sequence[int],
+        producers: Sequence[str],
+        alarms: Mapping[str, Alarm],
+        calibration: Calibration,
+    ) -> Suspicion:
+        """Look at each sample alone, at the producers that alarm, and at what is left of the step without those."""
+        bound = group_threshold(self._config.step_rate, calibration.columns)
+        statistic = left = _statistic(scores, labels, range(len(labels)), calibration)
+        others = [row for row, producer in enumerate(producers) if producer not in alarms]
+        if alarms:
+            left = _statistic(scores, labels, others, calibration) if others else 0.0
+        alone = (scores.score > scores.threshold).tolist()
+        reasons = [Reason.SAMPLE if suspect else Reason.CLEAN for suspect in alone]
+        for producer, alarm in alarms.items():
+            rows = [row for row, who in enumerate(producers) if who == producer]
+            for row in rows if alarm.whole else self._carriers(scores, rows, alarm.believed):
+                reasons[row] = Reason.PRODUCER
+        if left > bound:
+            believed = mixture.update(mixture.prior(scores.ratios.shape[1]), scores.ratios[others])
+            whole = mixture.suspect_share(believed) >= MAJORITY
+            for row in others if whole else self._carriers(scores, others, believed):
+                reasons[row] = Reason.STEP
+        raised = [Reason.STEP] * (statistic > bound or left > bound) + [Reason.PRODUCER] * bool(alarms)
+        blamed = frozenset(producer for producer, alarm in alarms.items() if alarm.whole)
+        return Suspicion(reasons, statistic, tuple(raised), blamed)
+
+    def _carriers(self, scores: Scores, rows: Sequence[int], believed: Tensor) -> list[int]:
+        """The rows that a group's alarm rests on, and no more clean ones than the narrow rate allows."""
+        clean = mixture.responsibilities(believed, scores.ratios[list(rows)])[:, 0]
+        unusual = (scores.p[list(rows)] <= self._config.narrow_rate).cpu()
+        chosen = (unusual & (clean < 1 - LIKELY)).tolist()
+        return [row for row, carries in zip(rows, chosen, strict=True) if carries]
+
+
+def _statistic(scores: Scores, labels: Sequence[int], rows: Sequence[int], calibration: Calibration) -> float:
+    mean = scores.normal[torch.tensor(rows, device=scores.normal.device)].mean(0)
+    return calibration.group_statistic(mean, Counter(labels[row] for row in rows))
