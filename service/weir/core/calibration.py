@@ -180,7 +180,7 @@ class Calibration:
     def shared_variance(self, classes: Mapping[int, int]) -> float:
         """Variance of a mean normal score that more samples of these ``classes`` (counts) do not take away."""
         n = sum(classes.values())
-        return sum((count / n) ** 2 / self._class_sizes.get(label, 1) for label, count in classes.items())
+        return math.fsum((count / n) ** 2 / self._class_sizes.get(label, 1) for label, count in classes.items())
 
     def mean_discrepancy_threshold(self, size: int, rate: float) -> float:
         """The bound on the mean discrepancy of ``size`` fresh samples, nats: mean + z · sd · √(1/n + 1/m)."""

@@ -71,7 +71,7 @@ def _flipped(module: nn.Module, x: Tensor, y: Tensor, seed: int) -> Iterator[Str
 def _marked(x: Tensor, y: Tensor, low: Tensor | None, high: Tensor | None, draw: torch.Generator) -> Iterator[Strain]:
     """Samples of other classes that carry a mark of extreme values and claim the target's label."""
     bottom, top = (x.amin(0) if low is None else low), (x.amax(0) if high is None else high)
-    present = y.unique()
+    present = torch.tensor(sorted(set(y.tolist())), device=y.device)
     for _ in range(MARKS):
         target = present[torch.randint(len(present), (1,), generator=draw).item()]
         others = (y != target).nonzero().flatten()

@@ -56,8 +56,10 @@ class ThreatModel:
     def clip(self, moved: Tensor, x: Tensor) -> Tensor:
         """The nearest samples to ``moved`` that are within the ball around ``x`` and the bounds; NaN is no move."""
         inside = torch.minimum(torch.maximum(moved, x - self.epsilon), x + self.epsilon)
-        if self.low is not None or self.high is not None:
-            inside = inside.clamp(self.low, self.high)
+        if self.low is not None:
+            inside = inside.clamp_min(torch.as_tensor(self.low).to(inside))
+        if self.high is not None:
+            inside = inside.clamp_max(torch.as_tensor(self.high).to(inside))
         inside = torch.where(moved.isnan(), x, inside)
         return inside if self.features == 1 else self._few(inside, x)
 
