@@ -73,7 +73,7 @@ def _marked(x: Tensor, y: Tensor, low: Tensor | None, high: Tensor | None, draw:
     bottom, top = (x.amin(0) if low is None else low), (x.amax(0) if high is None else high)
     present = torch.tensor(sorted(set(y.tolist())), device=y.device)
     for _ in range(MARKS):
-        target = present[torch.randint(len(present), (1,), generator=draw).item()]
+        target = present[int(torch.randint(len(present), (1,), generator=draw))]
         others = (y != target).nonzero().flatten()
         chosen = others[torch.randperm(len(others), generator=draw)[: round(MARKED * len(y))].to(y.device)]
         where = _place(x.shape[1:], draw).to(x.device)
