@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from weir import config
-from weir.core.config import EngineConfig, GuardConfig, Tunables
+from weir.core.config import BreakerConfig, EngineConfig, GuardConfig, Tunables
 from weir.errors import InvalidSettings
-from weir.types import GuardMode
+from weir.types import BreakerPolicy, EvidenceSet, GuardMode
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +48,9 @@ def test_every_tunable_of_the_engine_has_its_variable() -> None:
         ("WEIR_GUARD_SAMPLE_RATE", "0.02", EngineConfig(guard=GuardConfig(sample_rate=0.02))),
         ("WEIR_GUARD_MODE", "observe", EngineConfig(guard=GuardConfig(mode=GuardMode.OBSERVE))),
         ("WEIR_GUARD_DSC_BASE", "none", EngineConfig(guard=GuardConfig(dsc_base=None))),
-        ("WEIR_GUARD_IMAGE_EVIDENCE", "yes", EngineConfig(guard=GuardConfig(image_evidence=True))),
+        ("WEIR_GUARD_VACCINE", "no", EngineConfig(guard=GuardConfig(vaccine=False))),
+        ("WEIR_GUARD_EVIDENCE", "model", EngineConfig(guard=GuardConfig(evidence=EvidenceSet.MODEL))),
+        ("WEIR_BREAKER_POLICY", "observe", EngineConfig(breaker=BreakerConfig(policy=BreakerPolicy.OBSERVE))),
         ("WEIR_SEED", "7", EngineConfig(seed=7)),
         ("WEIR_GUARD_SAMPLE_RATE", "", EngineConfig()),
     ],

@@ -55,6 +55,9 @@ STATUS = LearnerStatus(
     probe_accuracy=0.8,
     probe=ProbeInfo("v1", 100, (50, 50), created_at=400.0, source="split"),
     probe_stale=True,
+    drift=True,
+    breaker_open=False,
+    vaccine_age=40,
     sample_threshold=2.0,
     vetoes=1,
     rollbacks=2,
@@ -85,8 +88,19 @@ def reporting(*reports: ProducerReport, names: tuple[str, ...]) -> Levels:
     return dataclasses.replace(LEVELS, status=dataclasses.replace(STATUS, producers=reports), producers=names)
 
 
-def producer(name: str, seen: int, held: int) -> ProducerReport:
-    return ProducerReport(name, seen, held, 0, None, None, Standing.GOOD)
+def producer(name: str, seen: int, held: int, *, standing: Standing = Standing.GOOD) -> ProducerReport:
+    return ProducerReport(
+        producer=name,
+        seen=seen,
+        held=held,
+        corrected=0,
+        score=None,
+        threshold=None,
+        sequential_score=None,
+        sequential_threshold=None,
+        suspect_share=None,
+        standing=standing,
+    )
 
 
 def test_samples_are_counted_by_verdict_and_suspicions_by_reason(metrics: Metrics) -> None:
@@ -99,6 +113,23 @@ def test_samples_are_counted_by_verdict_and_suspicions_by_reason(metrics: Metric
     assert value(metrics, "weir_poison_suspected_total", reason="sample") == 2
     assert value(metrics, "weir_poison_suspected_total", reason="step") == 2
     assert value(metrics, "weir_poison_suspected_total", reason="unarmed") is None
+
+
+def test_drift_and_decline_are_counted_apart_from_suspicion(metrics: Metrics) -> None:
+    gate = GateReport(harm=0.1, statistic=1.0, threshold=3.0, vetoed=False, declined=True)
+    metrics.observe(dataclasses.replace(REPORT, drift=True, gate=gate))
+    metrics.observe(REPORT)
+    assert value(metrics, "weir_drift_suspected_total") == 1
+    assert value(metrics, "weir_declines_total") == 1
+    assert value(metrics, "weir_vetoes_total") == 0
+    assert value(metrics, "weir_poison_suspected_total", reason="sample") == 2
+
+
+def test_standings_are_counted_and_none_is_left_out(metrics: Metrics) -> None:
+    reports = [producer("a", 9, 9, standing=Standing.SUSPENDED), producer("b", 9, 0), producer("c", 9, 1)]
+    metrics.watch(lambda: reporting(*reports, names=()))
+    found = {standing: value(metrics, "weir_producers", standing=standing) for standing in Standing}
+    assert found == {Standing.GOOD: 2, Standing.WATCHED: 0, Standing.SUSPENDED: 1}
 
 
 def test_evidence_fills_the_histograms_and_missing_evidence_does_not(metrics: Metrics) -> None:
@@ -141,6 +172,9 @@ def test_levels_are_read_anew_at_every_scrape(metrics: Metrics) -> None:
         "weir_probe_accuracy_ratio": 0.8,
         "weir_probe_age_seconds": 600.0,
         "weir_probe_stale": 1,
+        "weir_drift_active": 1,
+        "weir_breaker_open": 0,
+        "weir_vaccine_age_steps": 40,
         "weir_rollbacks_total": 2,
         "weir_inbox_batches": 4,
         "weir_inbox_oldest_age_seconds": 10.0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter as PyCounter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -12,7 +13,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from weir.types import LearnerStatus, ProducerReport, Reason, StepReport, Verdict
+from weir.types import LearnerStatus, ProducerReport, Reason, Standing, StepReport, Verdict
 
 OTHER = "other"
 MAX_PRODUCERS = 100
@@ -62,6 +63,12 @@ class Metrics:
         suspicions = [reason for reason in Reason if reason not in _UNSUSPECTED]
         self._suspected = self._counter("poison_suspected", "Suspected samples by reason.", "reason", suspicions)
         self._vetoes = Counter("weir_vetoes", "Steps that the gate undid.", registry=self.registry)
+        self._drift = Counter(
+            "weir_drift_suspected", "Steps at which producers changed together.", registry=self.registry
+        )
+        self._declines = Counter(
+            "weir_declines", "Steps that left the model worse than its best.", registry=self.registry
+        )
         self._steps = Counter("weir_steps", "Steps processed.", registry=self.registry)
         self._discrepancy = self._histogram("sample_discrepancy", "Memorization discrepancy per sample, nats.", _NATS)
         self._pvalue = self._histogram("evidence_pvalue", "p-value of each sample on the probe set.", _PVALUES)
@@ -80,6 +87,8 @@ class Metrics:
         """Count one step."""
         self._steps.inc()
         self._vetoes.inc(report.vetoed)
+        self._drift.inc(report.drift)
+        self._declines.inc(report.gate is not None and report.gate.declined)
         for verdict, count in report.counts.items():
             self._samples.labels(verdict).inc(count)
         for sample in report.verdicts:
@@ -170,7 +179,19 @@ def _of_status(status: LearnerStatus, now: float) -> Iterator[Metric]:
     created = status.probe.created_at if status.probe else None
     yield _gauge("probe_age_seconds", "Age of the probe set.", _age(now, created))
     yield _gauge("probe_stale", "Whether the probe set seems to describe an older world.", status.probe_stale)
+    yield _gauge("drift_active", "Whether producers changed together at the last step.", status.drift)
+    yield _gauge("breaker_open", "Whether the guard holds too much to go on.", status.breaker_open)
+    yield _gauge("vaccine_age_steps", "Steps since the guard learned what poison looks like.", status.vaccine_age)
+    yield _standings(status.producers)
     yield CounterMetricFamily("weir_rollbacks", "Rollbacks of the model.", value=status.rollbacks)
+
+
+def _standings(reports: Collection[ProducerReport]) -> Metric:
+    family = GaugeMetricFamily("weir_producers", "Producers by standing.", labels=["standing"])
+    counts = PyCounter(report.standing for report in reports)
+    for standing in Standing:
+        family.add_metric([standing], counts[standing])
+    return family
 
 
 def _of_producers(reports: Collection[ProducerReport], names: Collection[str]) -> Metric:

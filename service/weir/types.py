@@ -30,6 +30,22 @@ class EvidenceSet(StrEnum):
     COMPANIONS = "companions"  # all but the divergences between snapshot and model
 
 
+class DeclinePolicy(StrEnum):
+    """What follows when the model has become worse than its best on the probe set, besides the alarm."""
+
+    VETO = "veto"  # no further step that hurts
+    ROLLBACK = "rollback"  # the best weights so far are put back
+    ALARM = "alarm"  # nothing
+
+
+class BreakerPolicy(StrEnum):
+    """What an open breaker does until an admin closes it."""
+
+    PAUSE = "pause"  # hold every sample: learning pauses, nothing is lost
+    OBSERVE = "observe"  # score and let everything pass; the gate stays
+    OFF = "off"  # it never opens
+
+
 class Verdict(StrEnum):
     """What the guard decided on one sample."""
 
@@ -278,6 +294,9 @@ class LearnerStatus:
     probe_accuracy: float | None
     probe: ProbeInfo | None
     probe_stale: bool
+    drift: bool
+    breaker_open: bool
+    vaccine_age: int | None
     sample_threshold: float | None
     vetoes: int
     rollbacks: int

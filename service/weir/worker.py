@@ -23,6 +23,7 @@ from weir.config import Settings
 from weir.core.probe import ProbeSet
 from weir.errors import Conflict, InvalidSetting, NotReady
 from weir.metrics import Levels, Metrics
+from weir.redteam import Cocktail
 from weir.stores.base import Stores
 from weir.trainer import Trainer, TrainerConfig
 from weir.types import Batch
@@ -68,7 +69,8 @@ def running(settings: Settings) -> Iterator[Worker]:
         engine = settings.engine()
         torch.set_num_threads(settings.threads)
         metrics = Metrics(sample_rate=engine.guard.sample_rate)
-        trainer = Trainer(stores, engine, _trainer_config(settings), listeners=[metrics.observe])
+        cut = _trainer_config(settings)
+        trainer = Trainer(stores, engine, cut, poisoner=Cocktail(), listeners=[metrics.observe])
         metrics.watch(lambda: _levels(trainer, stores))
 
         def check_probe(batch: Batch) -> None:

@@ -37,7 +37,9 @@ def test_health_is_open_and_says_that_the_guard_is_armed(unmoved: House) -> None
     assert unmoved.caller().get("/health/live").json() == {"status": "live"}
     answer = unmoved.caller().get("/health/ready")
     assert answer.status_code == 200
-    assert answer.json() == {"ready": True, "because": [], "armed": True, "unarmed_because": None}
+    assert answer.json() == {
+        "ready": True, "because": [], "armed": True, "unarmed_because": None, "breaker_open": False
+    }  # fmt: skip
 
 
 def test_it_is_not_ready_without_a_trainer_and_lives_on(open_house: Open, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from weir.core.config import GateConfig
 from weir.core.gate import Gate, finite, paired_statistic, student_quantile
+from weir.types import DeclinePolicy, GateReport
 
 CPU = torch.device("cpu")
 BEFORE = torch.tensor([0.1, 0.5, 0.2, 0.4, 0.3, 0.6, 0.2, 0.1])
@@ -147,3 +148,42 @@ def test_finite_means_every_number() -> None:
     assert finite(torch.ones(2), torch.zeros(()), torch.tensor([3]))
     assert not finite(torch.ones(2), torch.tensor([1.0, math.nan]))
     assert not finite(torch.tensor(-math.inf))
+
+
+def declining(policy: DeclinePolicy, *, drift: bool = False) -> list[GateReport]:
+    """Ten steps of small harm each; what is vetoed is undone."""
+    gate, losses, reports = Gate(GateConfig(tolerance=0.02, decline=0.05, decline_policy=policy)), BEFORE, []
+    for step in range(10):
+        after = losses + 0.015 + noise(8, 0.001, seed=step)
+        reports.append(gate.test(losses, after, drift=drift))
+        if not reports[-1].vetoed:
+            gate.passed(after)
+            losses = after
+    return reports
+
+
+def test_the_alarm_of_a_decline_is_always_on_and_the_policy_says_what_follows() -> None:
+    vetoed, rolled_back, alarmed = (declining(policy) for policy in DeclinePolicy)
+    assert [report.declined for report in vetoed] == [False] * 3 + [True] * 7
+    assert [report.vetoed for report in vetoed] == [False] * 3 + [True] * 7
+    assert not any(report.rolled_back for report in vetoed + alarmed)
+    assert [report.rolled_back for report in rolled_back] == [False] * 3 + [True] * 7
+    assert [report.declined for report in alarmed] == [False] * 3 + [True] * 7
+    assert not any(report.vetoed for report in alarmed)
+
+
+def test_under_drift_a_decline_raises_its_alarm_and_nothing_else() -> None:
+    reports = declining(DeclinePolicy.ROLLBACK, drift=True)
+    assert any(report.declined for report in reports)
+    assert not any(report.vetoed or report.rolled_back for report in reports)
+
+
+def test_under_drift_a_step_that_hurts_at_once_is_still_undone() -> None:
+    assert Gate(GateConfig()).test(BEFORE, BEFORE + 0.5 + noise(8, 0.02), drift=True).vetoed
+
+
+def test_passing_says_whether_the_model_is_the_best_so_far() -> None:
+    gate = Gate(GateConfig())
+    assert gate.passed(BEFORE)
+    assert not gate.passed(BEFORE + 0.1)
+    assert gate.passed(BEFORE - 0.1)

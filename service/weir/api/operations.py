@@ -40,7 +40,13 @@ async def ready(response: Response, service: App) -> Readiness:
     because = [why for why, well in checks.items() if not well]
     if because:
         response.status_code = 503
-    return Readiness(ready=not because, because=because, armed=status.armed, unarmed_because=status.unarmed_because)
+    return Readiness(
+        ready=not because,
+        because=because,
+        armed=status.armed,
+        unarmed_because=status.unarmed_because,
+        breaker_open=status.breaker_open,
+    )
 
 
 async def _log_answers(service: Service) -> bool:

@@ -219,6 +219,9 @@ class ModelView(_View):
     progressive_accuracy: float | None = Field(description="of predictions made before learning, 0 to 1")
     probe_accuracy: float | None = Field(description="on the probe set's report part, 0 to 1")
     probe_stale: bool
+    drift: bool = Field(description="whether producers were seen to change together at the last step")
+    breaker_open: bool = Field(description="whether the guard holds too much to go on; setting the mode closes it")
+    vaccine_age: int | None = Field(description="steps since the guard learned what poison looks like; null: never")
     vetoes: int
     rollbacks: int
     checkpoint: str | None = Field(description="the newest checkpoint")
@@ -312,6 +315,9 @@ class ProducerView(_View):
     corrected: int
     score: float | None = Field(description="evidence of its newest samples together")
     threshold: float | None
+    sequential_score: float | None = Field(description="evidence of all its samples, a CUSUM")
+    sequential_threshold: float | None
+    suspect_share: float | None = Field(description="estimated share of its recent samples that are an attack's")
     standing: Standing
 
     @classmethod
@@ -347,6 +353,7 @@ class Readiness(_View):
     because: list[str] = Field(description="what is missing for ready")
     armed: bool
     unarmed_because: str | None
+    breaker_open: bool = Field(description="the guard holds too much of what most producers send, and has stepped back")
 
 
 def _verdict(source: JournalledSample | Held) -> dict[str, Any]:

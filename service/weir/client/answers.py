@@ -151,6 +151,9 @@ class ModelReport:
     progressive_accuracy: float | None
     probe_accuracy: float | None
     probe_stale: bool
+    drift: bool
+    breaker_open: bool
+    vaccine_age: int | None
     vetoes: int
     rollbacks: int
     checkpoint: str | None

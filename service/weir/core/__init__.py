@@ -2,6 +2,7 @@
 
 from weir.core.burnin import BurnIn, burn_in
 from weir.core.config import (
+    BreakerConfig,
     CorrectionConfig,
     EngineConfig,
     GateConfig,
@@ -14,6 +15,7 @@ from weir.core.models import build
 from weir.core.reader import Reader
 
 __all__ = [
+    "BreakerConfig",
     "BurnIn",
     "CorrectionConfig",
     "Engine",

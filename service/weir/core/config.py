@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from weir.errors import InvalidSetting
-from weir.types import EvidenceSet, GuardMode
+from weir.types import BreakerPolicy, DeclinePolicy, EvidenceSet, GuardMode
 
 
 def tunable(default: Any, help: str, *, low: float | None = None, high: float | None = None) -> Any:
@@ -87,6 +87,19 @@ class GateConfig(Tunables):
     rate: float = tunable(0.005, "share of harmless steps that may be undone", low=1e-9, high=0.5)
     tolerance: float = tunable(0.02, "mean harm that one step may do, nats of loss", low=0.0)
     decline: float = tunable(0.05, "mean harm that all steps since the best may do together, nats of loss", low=0.0)
+    decline_policy: DeclinePolicy = tunable(
+        DeclinePolicy.VETO, "what a decline leads to besides its alarm, unless it is drift: veto, rollback or alarm"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerConfig(Tunables):
+    """When the guard holds too much for it to be a producer's fault."""
+
+    ratio: float = tunable(0.5, "held share of honest-looking traffic that opens the breaker", low=0.0)
+    policy: BreakerPolicy = tunable(
+        BreakerPolicy.PAUSE, "what it does until the mode is set anew: pause, observe or off"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +111,7 @@ class EngineConfig(Tunables):
     correction: CorrectionConfig = dataclasses.field(default_factory=CorrectionConfig)
     snapshots: SnapshotConfig = dataclasses.field(default_factory=SnapshotConfig)
     gate: GateConfig = dataclasses.field(default_factory=GateConfig)
+    breaker: BreakerConfig = dataclasses.field(default_factory=BreakerConfig)
     device: str = tunable("cpu", "where the model lives: cpu, cuda, cuda:1, ...")
     seed: int = tunable(0, "seed of everything random that is not derived from content", low=0)
     progressive_window: int = tunable(500, "samples that the progressive accuracy looks back on", low=1)

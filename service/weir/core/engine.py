@@ -10,18 +10,21 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from weir.core.breaker import Breaker
 from weir.core.config import EngineConfig
 from weir.core.evaluation import Progressive
 from weir.core.gate import Gate
 from weir.core.guard import Guard
-from weir.core.judgement import Judgement, accept_all, held, on_record
-from weir.core.learner import Learner, content_seed
+from weir.core.judgement import Judgement, accept_all, held, on_record, passed
+from weir.core.learner import Before, Learner, content_seed
 from weir.core.network import Network, Weights
 from weir.core.probe import ProbeSet
 from weir.core.snapshots import Snapshots
 from weir.core.task import Classification
 from weir.core.vaccine import Poisoner
 from weir.types import (
+    BreakerPolicy,
+    DeclinePolicy,
     GateReport,
     GuardMode,
     ProbeInfo,
@@ -72,6 +75,9 @@ class Engine:
         self._snapshots = Snapshots(config.snapshots)
         self._guard = Guard(self.network, self.task, self._snapshots, config, poisoner)
         self._gate = Gate(config.gate)
+        self._best: Before | None = None  # what a rollback puts back; kept only where the policy asks for it
+        self._breaker = Breaker(config.breaker)
+        self._drift = False
         self._progressive = Progressive(config.progressive_window)
         self._unexplained: deque[bool] = deque(maxlen=STALE_WINDOW)
         self._vetoes_in_a_row = 0
@@ -87,6 +93,7 @@ class Engine:
             self._progressive.observe(self.task.correct(current.logits, y))
         with self._timed("guard"):
             judged = accept_all(x, Reason.RELEASED) if step.released else self._guard.judge(step, x, y, current)
+        judged = self._past_the_breaker(judged, step)
         if recorded is not None:
             judged = on_record(judged, recorded, x)
         judged, loss, gate = self._learn(judged, y, step)
@@ -94,6 +101,7 @@ class Engine:
         self._rest_when_stuck(vetoed, judged)
         if not step.released:
             self._guard.producers.count(step.producers, judged.verdicts)
+            self._drift = judged.drift
             self._unexplained.append(vetoed and not judged.alarms)
         return self._report(step, judged, loss, gate)
 
@@ -113,12 +121,17 @@ class Engine:
         self._guard.probe = probe
         self._measured = _Measured()
         self._gate.reset()
+        self._best = None
         self._unexplained.clear()
         return probe.info
 
     def set_mode(self, mode: GuardMode) -> None:
-        """Change what the guard does with its evidence; raises InvalidProbe when the probe set does not carry that."""
+        """Change what the guard does with its evidence, and close the breaker.
+
+        Raises InvalidProbe when the probe set does not carry that mode.
+        """
         self._check(self._guard.probe, mode)
+        self._breaker.close()
         self._guard.set_mode(mode)
 
     def set_anchor(self, weights: Weights | None = None) -> None:
@@ -145,6 +158,21 @@ class Engine:
     def probe_stale(self) -> bool:
         """Whether the gate keeps undoing steps in which the guard suspects nothing."""
         return sum(self._unexplained) >= STALE_SHARE * STALE_WINDOW
+
+    @property
+    def drift(self) -> bool:
+        """Whether producers were seen to change together at the last step."""
+        return self._drift
+
+    @property
+    def breaker_open(self) -> bool:
+        """Whether the guard holds too much of what most producers send; open until the mode is set anew."""
+        return self._breaker.open
+
+    @property
+    def vaccine_age(self) -> int | None:
+        """Steps since the vaccine in force was made, None without one."""
+        return self._guard.vaccine_age
 
     @property
     def updates(self) -> int:
@@ -188,7 +216,16 @@ class Engine:
             self._guard.state().nest("guard"),
             self._gate.state().nest("gate"),
             self._progressive.state().nest("progressive"),
-            State({}, {"unexplained": list(self._unexplained), "vetoes_in_a_row": self._vetoes_in_a_row}),
+            self._breaker.state().nest("breaker"),
+            *([self._best.state().nest("best")] if self._best else []),
+            State(
+                {},
+                {
+                    "unexplained": list(self._unexplained),
+                    "vetoes_in_a_row": self._vetoes_in_a_row,
+                    "drift": self._drift,
+                },
+            ),
         )
 
     def load_state(self, state: State) -> None:
@@ -202,6 +239,10 @@ class Engine:
         self._measured = _Measured()
         self._gate.load_state(state.part("gate"), self.network.device)
         self._progressive.load_state(state.part("progressive"))
+        self._breaker.load_state(state.part("breaker"))
+        best = state.part("best")
+        self._best = Before.from_state(best, self.network.device) if best.values else None
+        self._drift = state.values["drift"]
         self._unexplained = deque(state.values["unexplained"], maxlen=STALE_WINDOW)
         self._vetoes_in_a_row = state.values["vetoes_in_a_row"]
         self._check(self._guard.probe, self.mode)
@@ -212,6 +253,7 @@ class Engine:
         self._snapshots.load_state(state.part("snapshots"), self.network.device)
         self._guard.recalibrate()
         self._gate.reset()
+        self._best = None
         self._measured = _Measured()
         self._unexplained.clear()
 
@@ -234,14 +276,35 @@ class Engine:
             self._keep()
             return judged, loss, None
         with self._timed("gate"):
-            gate = self._gate.test(losses, self._gate_losses())
-        if gate.vetoed:
-            self._learner.restore(before)
-            self._measured = measured
+            gate = self._gate.test(losses, self._gate_losses(), drift=judged.drift)
+        if gate.vetoed or gate.rolled_back:
+            self._undo(before, measured, gate)
             return replace(judged, verdicts=held(judged.verdicts, Reason.VETO)), loss, gate
-        self._gate.passed(self._gate_losses())
+        if self._gate.passed(self._gate_losses()) and self.config.gate.decline_policy is DeclinePolicy.ROLLBACK:
+            self._best = self._learner.capture()
         self._keep()
         return judged, loss, gate
+
+    def _undo(self, before: Before, measured: _Measured, gate: GateReport) -> None:
+        """Take the tentative step back, or everything since the best model."""
+        if gate.rolled_back and self._best is not None:
+            self._learner.restore(self._best)
+            self._learner.come_to_rest()
+            self._measured = _Measured()
+        else:
+            self._learner.restore(before)
+            self._measured = measured
+
+    def _past_the_breaker(self, judged: Judgement, step: Step) -> Judgement:
+        """Count what is held; while the breaker is open its policy decides and not the verdicts."""
+        if step.released or self.mode is not GuardMode.WEIR:
+            return judged
+        self._breaker.observe(judged, step.producers, step.number)
+        if not self._breaker.open:
+            return judged
+        if self.config.breaker.policy is BreakerPolicy.OBSERVE:
+            return replace(judged, verdicts=passed(judged.verdicts))
+        return replace(judged, verdicts=held(judged.verdicts, Reason.BREAKER))
 
     def _rest_when_stuck(self, vetoed: bool, judged: Judgement) -> None:
         if vetoed:
@@ -294,6 +357,7 @@ class Engine:
             drift=judged.drift,
             vaccine_age=self._guard.vaccine_age,
             probe_stale=self.probe_stale,
+            breaker_open=self._breaker.open,
             lag=self._learner.updates - reference.updates if reference else None,
             seconds=self._seconds,
         )

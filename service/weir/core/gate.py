@@ -9,39 +9,50 @@ from torch import Tensor
 
 from weir.core.calibration import NORMAL
 from weir.core.config import GateConfig
-from weir.types import GateReport, State
+from weir.types import DeclinePolicy, GateReport, State
 
 
 class Gate:
     """A paired one-sided t-test of the losses on the probe set's gate part, after a tentative step against before.
 
-    A second test holds the model against the best it has been: harm that no single step shows adds up.
+    A second test holds the model against the best it has been: harm that no single step shows adds up. Each has half
+    of the rate, so that at most ``rate`` of harmless steps are undone. What passes has done at most ``tolerance`` of
+    mean harm in one step, and ``decline`` in all, beyond what the test cannot tell.
     """
 
     def __init__(self, config: GateConfig) -> None:
         self._config = config
         self._best: Tensor | None = None
 
-    def test(self, before: Tensor, after: Tensor) -> GateReport:
-        """Judge a tentative step by its losses per sample (n,), nats; ``harm`` is the mean of after − before."""
+    def test(self, before: Tensor, after: Tensor, *, drift: bool = False) -> GateReport:
+        """Judge a tentative step by its losses per sample (n,), nats; ``harm`` is the mean of after − before.
+
+        Under ``drift`` a decline raises its alarm and nothing else: the probe set describes an older world.
+        """
         if self._best is None:
             self._best = before.clone()
         threshold = student_quantile(1 - self._config.rate / 2, len(before) - 1)
         harm = float((after - before).mean())
         statistic = paired_statistic(after - before, self._config.tolerance)
-        if harm > 0:  # a model that is below its best already must still be allowed to recover
-            statistic = max(statistic, paired_statistic(after - self._best, self._config.decline))
+        decline = paired_statistic(after - self._best, self._config.decline)
+        acts = self._config.decline_policy is not DeclinePolicy.ALARM and not drift
+        if acts and harm > 0:  # a model that is below its best already must still be allowed to recover
+            statistic = max(statistic, decline)
         return GateReport(
             harm=harm,
             statistic=statistic,
             threshold=threshold,
             vetoed=not statistic <= threshold,  # losses that are not numbers give a statistic that is none
+            declined=not decline <= threshold,
+            rolled_back=acts and self._config.decline_policy is DeclinePolicy.ROLLBACK and not decline <= threshold,
         )
 
-    def passed(self, losses: Tensor) -> None:
-        """Say that the model with these losses was kept."""
-        if self._best is None or float(losses.mean()) < float(self._best.mean()):
+    def passed(self, losses: Tensor) -> bool:
+        """Say that the model with these losses was kept; returns whether it is the best so far."""
+        best = self._best is None or float(losses.mean()) < float(self._best.mean())
+        if best:
             self._best = losses.clone()
+        return best
 
     def reset(self) -> None:
         """Forget the best: the gate part has been replaced."""

@@ -56,3 +56,8 @@ def held(verdicts: Sequence[SampleVerdict], reason: Reason) -> tuple[SampleVerdi
         else SampleVerdict(Verdict.QUARANTINE, reason, v.score, v.threshold, v.discrepancy, v.pvalue)
         for v in verdicts
     )
+
+
+def passed(verdicts: Sequence[SampleVerdict]) -> tuple[SampleVerdict, ...]:
+    """The same verdicts with whatever was held accepted instead; the reasons stay."""
+    return tuple(replace(v, verdict=Verdict.ACCEPT) if v.verdict is Verdict.QUARANTINE else v for v in verdicts)

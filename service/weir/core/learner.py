@@ -23,6 +23,23 @@ class Before(NamedTuple):
     optimizer: dict[int, dict[str, Any]]
     updates: int
 
+    def state(self) -> State:
+        """The same as a state."""
+        tensors = {f"weights/{name}": tensor for name, tensor in self.weights.items()}
+        for index, values in self.optimizer.items():
+            tensors |= {f"optimizer/{index}/{k}": v for k, v in values.items() if isinstance(v, Tensor)}
+        return State(tensors, {"updates": self.updates})
+
+    @staticmethod
+    def from_state(state: State, device: torch.device) -> Before:
+        """What ``state()`` described, on a device."""
+        optimizer: dict[int, dict[str, Any]] = {}
+        for path, tensor in state.part("optimizer").tensors.items():
+            index, name = path.split("/", 1)
+            optimizer.setdefault(int(index), {})[name] = tensor.to(device)
+        weights = {name: tensor.to(device) for name, tensor in state.part("weights").tensors.items()}
+        return Before(weights, optimizer, int(state.values["updates"]))
+
 
 class Learner:
     """Owns the weights and the optimizer; ``updates`` counts the updates that are in the weights."""
@@ -81,19 +98,11 @@ class Learner:
 
     def state(self) -> State:
         """Everything a restart needs."""
-        before = self.capture()
-        tensors = {f"weights/{name}": tensor for name, tensor in before.weights.items()}
-        for index, values in before.optimizer.items():
-            tensors |= {f"optimizer/{index}/{k}": v for k, v in values.items() if isinstance(v, Tensor)}
-        return State(tensors, {"updates": self.updates})
+        return self.capture().state()
 
     def load_state(self, state: State) -> None:
         """Replace weights, optimizer state and the count of updates."""
-        optimizer: dict[int, dict[str, Any]] = {}
-        for path, tensor in state.part("optimizer").tensors.items():
-            index, name = path.split("/", 1)
-            optimizer.setdefault(int(index), {})[name] = tensor.to(self._network.device)
-        self.restore(Before(dict(state.part("weights").tensors), optimizer, int(state.values["updates"])))
+        self.restore(Before.from_state(state, self._network.device))
 
     def _load_optimizer(self, state: dict[int, dict[str, Any]]) -> None:
         # Loading keeps a reference to same-device tensors, which the next step then changes in place.

@@ -17,7 +17,7 @@ from weir.core.config import GuardConfig
 from weir.types import ProducerReport, SampleVerdict, Standing, State, Verdict
 
 MOST_PRODUCERS = 10_000  # memory is bounded even when every sample names a new one
-MAJORITY = 0.5  # suspect share from which on a producer is held whole, and not sample by sample
+MAJORITY = 0.75  # suspect share from which on a producer is held whole, and not sample by sample
 ALLOWANCE = 0.25  # standard deviations per sample that sequential evidence forgives, beyond what calibration may be off
 
 

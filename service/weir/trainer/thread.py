@@ -11,6 +11,7 @@ from typing import Any
 
 from weir import codec
 from weir.core import Engine, EngineConfig, Reader
+from weir.core.vaccine import Poisoner
 from weir.errors import NotReady
 from weir.stores.base import CheckpointInfo, Cursor, Decision, Held, Stores
 from weir.trainer import commands
@@ -58,6 +59,7 @@ class Trainer:
         engine: EngineConfig,
         config: TrainerConfig,
         *,
+        poisoner: Poisoner | None = None,
         listeners: Sequence[Listener] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -67,7 +69,8 @@ class Trainer:
         self._listeners = listeners
         self._clock = clock
         info, state = _newest(stores)
-        self.engine = Engine(Recipe.from_values(state.values["recipe"]), engine, clock=time.perf_counter)
+        recipe = Recipe.from_values(state.values["recipe"])
+        self.engine = Engine(recipe, engine, poisoner=poisoner, clock=time.perf_counter)
         self.engine.load_state(state.part("engine"))
         self.step = info.step
         self._counters: dict[str, int] = dict(state.values["counters"])
@@ -182,6 +185,7 @@ class Trainer:
         if rows:
             self.stores.quarantine.put([self._held(cut, row, report) for row in rows])
         self._counters["vetoes"] += recorded.vetoed if recorded else report.vetoed
+        self._counters["rollbacks"] += report.gate is not None and report.gate.rolled_back
         self._tell(report)
 
     def _held(self, cut: StepCut, row: int, report: StepReport) -> Held:
@@ -218,8 +222,16 @@ class Trainer:
 
     def _tell(self, report: StepReport) -> None:
         counts: Mapping[str, Any] = {verdict.value: count for verdict, count in report.counts.items()}
-        level = logging.WARNING if report.alarms or report.vetoed else logging.INFO
-        why = ", ".join([*report.alarms, *(["veto"] if report.vetoed else [])])
+        gate = report.gate
+        said = {
+            "veto": report.vetoed,
+            "decline": gate is not None and gate.declined,
+            "rolled back to the best": gate is not None and gate.rolled_back,
+            "drift": report.drift,
+            "breaker open: set the mode to close it": report.breaker_open,
+        }
+        why = ", ".join([*report.alarms, *(words for words, so in said.items() if so)])
+        level = logging.WARNING if why else logging.INFO
         logger.log(level, "step %d: %s%s", report.step, dict(counts), f" ({why})" if why else "")
         for listener in self._listeners:
             listener(report)
@@ -245,6 +257,9 @@ class Trainer:
             probe_accuracy=engine.probe_accuracy(),
             probe=engine.probe,
             probe_stale=engine.probe_stale,
+            drift=engine.drift,
+            breaker_open=engine.breaker_open,
+            vaccine_age=engine.vaccine_age,
             sample_threshold=engine.sample_threshold,
             vetoes=self._counters["vetoes"],
             rollbacks=self._counters["rollbacks"],
