@@ -10,12 +10,17 @@ import torch
 from torch import Tensor
 
 from weir.bench.terms import Material, Terms
+from weir.core.network import Weights
 from weir.datasets import Dataset
+from weir.errors import InvalidSetting
 from weir.redteam import (
     Accumulative,
     Attack,
+    Aware,
+    Corruption,
     Drift,
-    LabelAttack,
+    Insight,
+    Knowledge,
     PairwiseFlip,
     Patch,
     RandomFlip,
@@ -33,6 +38,7 @@ CROWD = "crowd"  # one key for right and wrong samples alike: no producer's reco
 
 SKEWED = 20  # producers of one or two classes each: together they see nearly all
 DELIVERIES = 5  # of as many of them, in one step
+REBUILT = 400  # samples that a guard-aware attacker rebuilds the guard from
 
 
 class Phase(StrEnum):
@@ -42,16 +48,6 @@ class Phase(StrEnum):
     ATTACK = "attack"
     TRIGGER = "trigger"
     AFTER = "after"
-
-
-@dataclass(frozen=True, slots=True)
-class Corruption:
-    """What happens to the first samples of a batch on their way, and whether someone means harm by it."""
-
-    threat: ThreatModel
-    moves: Attack | None = None
-    labels: LabelAttack | None = None
-    hostile: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,24 +99,42 @@ class Setting:
     honest: Pool
     ammunition: Pool
     seed: int
+    anchor: Weights | None = None  # the guard's historical weights, for whom knows the guard
 
     @staticmethod
-    def of(terms: Terms, given: Material, seed: int) -> Setting:
+    def of(terms: Terms, given: Material, seed: int, anchor: Weights | None = None) -> Setting:
         """Fresh pools of a seed's material."""
-        return Setting(terms, given, Pool(given.honest, 2 * seed), Pool(given.ammunition, 2 * seed + 1), seed)
+        return Setting(terms, given, Pool(given.honest, 2 * seed), Pool(given.ammunition, 2 * seed + 1), seed, anchor)
 
     @property
     def classes(self) -> int:
         """Number of classes."""
         return self.given.recipe.inputs.classes
 
-    def threat(self, *, epsilon: float, fraction: float = 1.0, features: float = 1.0) -> ThreatModel:
+    @property
+    def insight(self) -> Insight:
+        """What an attacker knows who knows the guard; raises InvalidSetting where nobody said which anchor it has."""
+        if self.anchor is None:
+            raise InvalidSetting("anchor", None, "the guard's historical weights")
+        parts = (self.given.validation, self.given.ammunition)
+        x, y = torch.cat([part.x for part in parts]), torch.cat([part.y for part in parts])
+        return Insight(self.anchor, Batch(x[:REBUILT], y[:REBUILT]))
+
+    def threat(
+        self,
+        *,
+        epsilon: float,
+        fraction: float = 1.0,
+        features: float = 1.0,
+        knowledge: Knowledge = Knowledge.WEIGHTS,
+    ) -> ThreatModel:
         """A budget; epsilon and fraction are the terms' where they set them."""
         return ThreatModel(
             epsilon=self.terms.epsilon or epsilon,
             fraction=fraction if self.terms.fraction is None else self.terms.fraction,
             features=features,
             classes=self.classes,
+            knowledge=knowledge,
         )
 
     def quiet(self, count: int, phase: Phase, *, producers: Sequence[str] = HONEST) -> Iterator[Turn]:
@@ -144,17 +158,21 @@ def clean(setting: Setting) -> Stream:
 
 def accumulative(setting: Setting) -> Stream:
     """One producer prepares the model, then strikes; every sample it sends is crafted."""
-    terms = setting.terms
     threat = setting.threat(epsilon=0.3)
     trigger = Trigger(threat, setting.given.validation)
-    strike = setting.ammunition.batch(terms.trigger)
-    prepare = Accumulative(trigger, strike)
-    turns = [*setting.quiet(terms.before, Phase.BEFORE)]
-    for _ in range(terms.attack):
-        batch = setting.ammunition.batch(terms.batch)
-        turns.append(_turn(Phase.ATTACK, batch, HOSTILE, Corruption(threat, prepare)))
-    turns += [_turn(Phase.TRIGGER, strike, HOSTILE, Corruption(threat, trigger)) for _ in range(terms.strikes)]
-    return Stream([*turns, *setting.quiet(terms.after, Phase.AFTER)])
+    strike = setting.ammunition.batch(setting.terms.trigger)
+    return _prepared(setting, threat, Accumulative(trigger, strike), trigger, strike)
+
+
+def adaptive(setting: Setting) -> Stream:
+    """The accumulative attack by someone who knows the guard, and pays a penalty for what it would see."""
+    penalty, insight = setting.terms.penalty, setting.insight
+    threat = setting.threat(epsilon=0.3, knowledge=Knowledge.GUARD)
+    plain = Trigger(threat, setting.given.validation)
+    trigger = Aware(plain, insight, penalty)
+    strike = setting.ammunition.batch(setting.terms.trigger)
+    prepare = Aware(Accumulative(plain, strike, strike=trigger), insight, penalty)
+    return _prepared(setting, threat, prepare, trigger, strike)
 
 
 def mixed(setting: Setting) -> Stream:
@@ -253,6 +271,7 @@ SCENARIOS: dict[str, Callable[[Setting], Stream]] = {
     for scenario in (
         clean,
         accumulative,
+        adaptive,
         mixed,
         producer,
         label_flip,
@@ -269,6 +288,17 @@ SCENARIOS: dict[str, Callable[[Setting], Stream]] = {
 
 def _turn(phase: Phase, batch: Batch, producer: str, corruption: Corruption | None = None) -> Turn:
     return Turn(phase, batch, [producer] * len(batch), corruption)
+
+
+def _prepared(setting: Setting, threat: ThreatModel, prepare: Attack, trigger: Attack, strike: Batch) -> Stream:
+    """Honest batches, one producer's accumulative phase and its trigger batch, and honest ones again."""
+    terms = setting.terms
+    turns = [*setting.quiet(terms.before, Phase.BEFORE)]
+    for _ in range(terms.attack):
+        batch = setting.ammunition.batch(terms.batch)
+        turns.append(_turn(Phase.ATTACK, batch, HOSTILE, Corruption(threat, prepare)))
+    turns += [_turn(Phase.TRIGGER, strike, HOSTILE, Corruption(threat, trigger)) for _ in range(terms.strikes)]
+    return Stream([*turns, *setting.quiet(terms.after, Phase.AFTER)])
 
 
 def _sandwich(setting: Setting, corruption: Corruption, strike: Corruption | None = None, *, rounds: int = 1) -> Stream:

@@ -3,9 +3,11 @@
 ``weir.redteam.producer`` is left out here: it needs the client, and a machine that only computes has none.
 """
 
-from weir.redteam.accumulative import Accumulative, Trigger
+from weir.redteam.accumulative import Accumulative, Once, Trigger
 from weir.redteam.attack import Attack, LabelAttack
+from weir.redteam.aware import Aware, Insight, Observed
 from weir.redteam.backdoor import Patch, success_rate
+from weir.redteam.corruption import Corruption
 from weir.redteam.drift import Drift
 from weir.redteam.labels import PairwiseFlip, RandomFlip
 from weir.redteam.ratchet import Ratchet
@@ -15,9 +17,14 @@ from weir.redteam.threat import Knowledge, ThreatModel
 __all__ = [
     "Accumulative",
     "Attack",
+    "Aware",
+    "Corruption",
     "Drift",
+    "Insight",
     "Knowledge",
     "LabelAttack",
+    "Observed",
+    "Once",
     "PairwiseFlip",
     "Patch",
     "RandomFlip",
