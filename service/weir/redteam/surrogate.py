@@ -78,7 +78,8 @@ class Surrogate:
         columns = self.ranks(evidence)
         score = self._combined(columns)
         means = torch.cat([columns, score[:, None]], dim=1).mean(0)
-        return score.relu().mean() + (means.max() * len(evidence) ** 0.5).relu()
+        total: Tensor = score.relu().mean() + (means.max() * len(evidence) ** 0.5).relu()
+        return total
 
     def _combined(self, columns: Tensor) -> Tensor:
         combined: Tensor = (columns @ self.slope - self.level) / self.spread
