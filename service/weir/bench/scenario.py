@@ -11,7 +11,6 @@ from torch import Tensor
 
 from weir.bench.terms import Material, Terms
 from weir.core.network import Weights
-from weir.datasets import Dataset
 from weir.errors import InvalidSetting
 from weir.redteam import (
     Accumulative,
@@ -23,6 +22,7 @@ from weir.redteam import (
     Knowledge,
     PairwiseFlip,
     Patch,
+    Pool,
     RandomFlip,
     Ratchet,
     Skew,
@@ -38,7 +38,6 @@ CROWD = "crowd"  # one key for right and wrong samples alike: no producer's reco
 
 SKEWED = 20  # producers of one or two classes each: together they see nearly all
 DELIVERIES = 5  # of as many of them, in one step
-REBUILT = 400  # samples that a guard-aware attacker rebuilds the guard from
 
 
 class Phase(StrEnum):
@@ -74,22 +73,6 @@ class Stream:
         return any(turn.corruption is not None and turn.corruption.hostile for turn in self.turns)
 
 
-class Pool:
-    """Samples that are dealt without end: anew, in another order, each time they are used up."""
-
-    def __init__(self, samples: Dataset | Batch, seed: int) -> None:
-        self._samples = samples
-        self._generator = torch.Generator().manual_seed(seed)
-        self._order: list[int] = []
-
-    def batch(self, n: int) -> Batch:
-        """The next n samples."""
-        while len(self._order) < n:
-            self._order += torch.randperm(len(self._samples), generator=self._generator).tolist()
-        rows, self._order = torch.tensor(self._order[:n]), self._order[n:]
-        return Batch(self._samples.x[rows], self._samples.y[rows])
-
-
 @dataclass(frozen=True, slots=True)
 class Setting:
     """What a scenario is made from."""
@@ -116,9 +99,7 @@ class Setting:
         """What an attacker knows who knows the guard; raises InvalidSetting where nobody said which anchor it has."""
         if self.anchor is None:
             raise InvalidSetting("anchor", None, "the guard's historical weights")
-        parts = (self.given.validation, self.given.ammunition)
-        x, y = torch.cat([part.x for part in parts]), torch.cat([part.y for part in parts])
-        return Insight(self.anchor, Batch(x[:REBUILT], y[:REBUILT]))
+        return Insight.of(self.anchor, self.given.validation, self.given.ammunition)
 
     def threat(
         self,

@@ -1,6 +1,6 @@
 """Attacks behind one interface, and the budget that the harness holds them to.
 
-``weir.redteam.producer`` is left out here: it needs the client, and a machine that only computes has none.
+``producer`` and ``campaign`` are left out here: they need the client, and a machine that only computes has none.
 """
 
 from weir.redteam.accumulative import Accumulative, Once, Trigger
@@ -10,6 +10,7 @@ from weir.redteam.backdoor import Patch, success_rate
 from weir.redteam.corruption import Corruption
 from weir.redteam.drift import Drift
 from weir.redteam.labels import PairwiseFlip, RandomFlip
+from weir.redteam.pool import Pool
 from weir.redteam.ratchet import Ratchet
 from weir.redteam.skew import Skew
 from weir.redteam.threat import Knowledge, ThreatModel
@@ -27,6 +28,7 @@ __all__ = [
     "Once",
     "PairwiseFlip",
     "Patch",
+    "Pool",
     "RandomFlip",
     "Ratchet",
     "Skew",

@@ -6,7 +6,7 @@ They charge an attack's own objective for the suspicion that its samples would r
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from weir.redteam.surrogate import Surrogate
 from weir.redteam.threat import ThreatModel
 from weir.types import Batch
 
+OWN = 400  # samples that are enough to rebuild the guard from
 _TASK = Classification()
 
 
@@ -56,6 +57,12 @@ class Insight:
     historical: Weights = field(repr=False)
     own: Batch = field(repr=False)
     observed: Observed | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, historical: Weights, *own: Batch) -> Self:
+        """From the first samples of these batches (x float32)."""
+        x, y = torch.cat([batch.x for batch in own])[:OWN], torch.cat([batch.y for batch in own])[:OWN]
+        return cls(historical, Batch(x, y))
 
     def surrogate(self, sight: Sight, attack: Attack) -> Surrogate:
         """The guard's score as far as this attack on this model can tell; without gradient."""
