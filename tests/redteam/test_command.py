@@ -72,9 +72,9 @@ def loot(field: Field, tmp_path: Path) -> str:
 
 
 @contextmanager
-def served(data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stores]:
-    """A guarded service that the command finds; its stores."""
-    guard = {"mode": "weir", "sample_rate": 0.02}
+def served(data: Path, monkeypatch: pytest.MonkeyPatch, *, mode: str = "weir") -> Iterator[Stores]:
+    """A service that the command finds; its stores."""
+    guard = {"mode": mode, "sample_rate": 0.02}
     settings = config.load(data=data, step_size=20, step_linger_seconds=0.01, guard=guard, learner={"lr": 0.02})
     with running(settings) as worker, serving(worker.app) as address:
         monkeypatch.setenv("WEIR_URL", address)
@@ -148,6 +148,16 @@ def test_what_is_called_hostile_is_what_was_changed(run: Run, service: Stores, f
     wrong = [[known[x.numpy().tobytes()] != int(y) for x, y in zip(batch.x, batch.y, strict=True)] for batch in sent]
     assert [sum(rows) for rows in wrong] == [10, 10]
     assert all(not all(rows[:10]) for rows in wrong)  # their place does not give them away
+
+
+def test_a_backdoor_is_judged_by_its_success(run: Run, data: Path, loot: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = ("--data", loot, "--batches", "12", "--size", "20", "--fraction", "0.5", "--json")
+    with served(data, monkeypatch, mode="off"):
+        told = run("backdoor", *whole).json
+        assert told["success_before"] < 0.3
+        assert told["success_after"] > 0.6
+        assert told["accepted"] == 240
+        assert run("skewed", *whole).json["success_after"] is None
 
 
 def test_several_producers_send_in_turn(run: Run, service: Stores, loot: str) -> None:

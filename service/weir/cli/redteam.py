@@ -55,27 +55,28 @@ def redteam(
 
     \b
     Attacks that read the model's weights before each batch:
-      accumulative         prepares the model quietly, then strikes with a trigger batch (Pang et al., 2021)
-      adaptive             the same by someone who knows the guard: all but its probe set
+      accumulative         prepares quietly, then strikes (Pang et al., 2021)
+      adaptive             the same, knowing the guard: all but its probe set
       trigger              trigger batches alone, each crafted anew
       ratchet              a flood of mildly moved samples, each chosen to pass
     Attacks that know nothing:
       label_flip           a share of random wrong labels
       label_flip_pairwise  a share of labels moved to the next class
-      backdoor             a share of images with a patch, labelled as class 0 (Gu et al., 2017)
+      backdoor             a patch that means class 0 (Gu et al., 2017)
     Honest trouble, that a guard should bear with:
-      noisy_labels         honest: a share of labels got wrong by mistake
-      drift                honest: images that turn and fade a little more with every batch
+      noisy_labels         honest: a few labels got wrong by mistake
+      drift                honest: images turn and fade more with every batch
       skewed               honest: producers that see one or two classes each
 
-    Of --data a quarter is held out: on it accuracy is asked for before and after, through /v1/predict. Adaptive takes
-    the weights that it finds at its start for the guard's historical ones, which no key shows.
+    A quarter of --data is held out: accuracy on it is asked for, before and after. What the sender may not see stays -.
+
+    No key shows the guard's historical weights: adaptive takes those that it finds at its start for them.
 
     \b
     Examples:
       weir redteam accumulative --to http://127.0.0.1:8790 --data rest.npz
       weir redteam label_flip --data rest.npz --fraction 0.4 --producers 3
-      weir redteam adaptive --data rest.npz --penalty 0.1 --key-file mallory.key --spy-key-file reader.key
+      weir redteam adaptive --penalty 0.1 --key-file m.key --spy-key-file r.key
     """
     from weir import datasets
     from weir.redteam.campaign import Campaign, Orders
@@ -95,7 +96,7 @@ def redteam(
         senders = [stack.enter_context(client) for client in _senders(url, key_files or (), producers)]
         spy = _reader(stack.enter_context(connect(url, spy_key_file)) if spy_key_file else senders[0])
         campaign = Campaign(orders, samples, senders, spy)
-        remark(f"{attack}: sending hostile samples to {url}, whose model learns what its guard lets through.")
+        remark(f"{attack}: this sends hostile samples to {url}; its model learns what its guard lets through.")
         interrupted = _sent(campaign)
         card({"attack": attack, **values(campaign.tally())}, as_json=as_json)
     if interrupted:

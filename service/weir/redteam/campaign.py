@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from time import monotonic, sleep
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from weir.client import BatchReport, Client
 from weir.core.network import Weights
 from weir.datasets import Dataset
 from weir.errors import InvalidInput, InvalidSetting
+from weir.redteam.backdoor import success_rate
 from weir.redteam.catalogue import CATALOGUE, Arms, Entry
 from weir.redteam.producer import Courier, Units, stolen
 from weir.redteam.threat import Knowledge
@@ -38,7 +39,7 @@ class Tally:
     """What was sent and what became of it, in samples; ``states`` counts batches, ``vetoed`` steps.
 
     What only a reader may see is None without one. Accuracy is that of the published model on the attacker's own
-    held-out samples.
+    held-out samples, success the share of them that a backdoor turns into its class.
     """
 
     batches: int
@@ -53,6 +54,8 @@ class Tally:
     vetoed: int | None
     accuracy_before: float | None
     accuracy_after: float | None
+    success_before: float | None = None
+    success_after: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +125,8 @@ class Campaign:
         arms = orders.arms(inputs, samples, validation, producers=len(senders), weights=weights)
         self._deliveries = orders.entry.make(arms)
         self._sent: list[Sent] = []
-        self._accuracy_before, self._vetoes_before = self._accuracy(), self._vetoes()
+        self._patch = orders.entry.patch(inputs) if orders.entry.patch else None
+        self._accuracy_before, self._success_before, self._vetoes_before = *self._judged(), self._vetoes()
 
     def __len__(self) -> int:
         return self._orders.batches
@@ -143,6 +147,7 @@ class Campaign:
         reports = [self._decided(sent, deadline) for sent in self._sent]
         self._learned(max((report.step or 0 for report in reports), default=0), deadline)
         counts, vetoes = [report.counts for report in reports], self._vetoes()
+        accuracy, success = self._judged()
         return Tally(
             batches=len(reports),
             samples=sum(report.samples for report in reports),
@@ -155,7 +160,9 @@ class Campaign:
             states=dict(Counter(report.state for report in reports)),
             vetoed=None if vetoes is None or self._vetoes_before is None else vetoes - self._vetoes_before,
             accuracy_before=self._accuracy_before,
-            accuracy_after=self._accuracy(),
+            accuracy_after=accuracy,
+            success_before=self._success_before,
+            success_after=success,
         )
 
     def _dealt(self, data: Dataset) -> tuple[Batch, Batch, Batch]:
@@ -187,11 +194,16 @@ class Campaign:
             held += int(sent.hostile[torch.tensor(rows, dtype=torch.int64)].sum())
         return held
 
-    def _accuracy(self) -> float | None:
+    def _judged(self) -> tuple[float | None, float | None]:
+        """Accuracy of the published model on the held-out samples, and a backdoor's success on them."""
         if self._spy is None:
-            return None
-        said = self._spy.predict(self._units.sent(self._held_out.x)).classes
-        return float((said == self._held_out.y).double().mean())
+            return None, None
+        spy, (x, y) = self._spy, (self._held_out.x, self._held_out.y)
+        accuracy = float((spy.predict(self._units.sent(x)).classes == y).double().mean())
+        if self._patch is None:
+            return accuracy, None
+        stamped = self._units.sent(self._patch.perturb(nn.Identity(), x, y))
+        return accuracy, success_rate(lambda sent: spy.predict(sent).logits, stamped, y, self._patch.target)
 
     def _vetoes(self) -> int | None:
         return None if self._spy is None else self._spy.model().vetoes

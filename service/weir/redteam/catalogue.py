@@ -87,14 +87,14 @@ Make = Callable[[Arms], Iterator[Delivery]]
 
 
 def accumulative(arms: Arms) -> Iterator[Delivery]:
-    """prepares the model quietly, then strikes with a trigger batch (Pang et al., 2021)"""
+    """prepares quietly, then strikes (Pang et al., 2021)"""
     threat = arms.threat(Knowledge.WEIGHTS)
     trigger = Trigger(threat, arms.validation)
     return _prepared(arms, threat, trigger, lambda strike: Accumulative(trigger, strike))
 
 
 def adaptive(arms: Arms) -> Iterator[Delivery]:
-    """the same by someone who knows the guard: all but its probe set"""
+    """the same, knowing the guard: all but its probe set"""
     threat = arms.threat(Knowledge.GUARD)
     plain, insight = Trigger(threat, arms.validation), arms.insight
     trigger = Aware(plain, insight, arms.penalty)
@@ -130,25 +130,21 @@ def label_flip_pairwise(arms: Arms) -> Iterator[Delivery]:
 
 
 def backdoor(arms: Arms) -> Iterator[Delivery]:
-    """a share of images with a patch, labelled as class 0 (Gu et al., 2017)"""
-    if len(arms.inputs.shape) != 3:
-        raise InvalidSetting("x", list(arms.inputs.shape), "images [c, h, w]: a patch needs a corner")
-    height, width = arms.inputs.shape[1:]
-    patch = Patch(target=0, size=max(3, width // 8))
-    threat = arms.threat(
-        Knowledge.NOTHING, epsilon=1.0, fraction=0.05, features=min(1.0, patch.size**2 / (height * width))
-    )
+    """a patch that means class 0 (Gu et al., 2017)"""
+    patch, (height, width) = corner(arms.inputs), arms.inputs.shape[1:]
+    share = min(1.0, patch.size**2 / (height * width))
+    threat = arms.threat(Knowledge.NOTHING, epsilon=1.0, fraction=0.05, features=share)
     return arms.throughout(Corruption(threat, patch, patch))
 
 
 def noisy_labels(arms: Arms) -> Iterator[Delivery]:
-    """honest: a share of labels got wrong by mistake"""
+    """honest: a few labels got wrong by mistake"""
     threat = arms.threat(Knowledge.NOTHING, fraction=0.05)
     return arms.throughout(Corruption(threat, labels=RandomFlip(arms.inputs.classes, arms.seed), hostile=False))
 
 
 def drift(arms: Arms) -> Iterator[Delivery]:
-    """honest: images that turn and fade a little more with every batch"""
+    """honest: images turn and fade more with every batch"""
     end, threat = Drift(degrees=30, contrast=0.6), arms.threat(Knowledge.NOTHING, epsilon=1.0)
     for number, delivery in enumerate(arms.throughout(Corruption(threat)), 1):
         yield Delivery(delivery.batch, Corruption(threat, end.at(number / arms.batches), hostile=False))
@@ -165,12 +161,20 @@ def skewed(arms: Arms) -> Iterator[Delivery]:
         yield Delivery(batch, Corruption(HONEST, hostile=False))
 
 
+def corner(inputs: InputSpec) -> Patch:
+    """A patch for inputs of this shape; raises InvalidSetting for what has no corner."""
+    if len(inputs.shape) != 3:
+        raise InvalidSetting("x", list(inputs.shape), "images [c, h, w]: a patch needs a corner")
+    return Patch(target=0, size=max(3, inputs.shape[-1] // 8))
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An attack, and what its attacker has to know."""
+    """An attack, what its attacker has to know, and the ``patch`` that it teaches, if it is a backdoor."""
 
     make: Make
     knowledge: Knowledge = Knowledge.NOTHING
+    patch: Callable[[InputSpec], Patch] | None = None
 
     @property
     def summary(self) -> str:
@@ -187,7 +191,7 @@ CATALOGUE: dict[str, Entry] = {
         Entry(ratchet, Knowledge.WEIGHTS),
         Entry(label_flip),
         Entry(label_flip_pairwise),
-        Entry(backdoor),
+        Entry(backdoor, patch=corner),
         Entry(noisy_labels),
         Entry(drift),
         Entry(skewed),
