@@ -19,6 +19,7 @@ from weir import codec, config, folder
 from weir.api.auth import issue
 from weir.cli import main
 from weir.client import Client
+from weir.errors import LogFull
 from weir.redteam.catalogue import CATALOGUE
 from weir.stores.base import Entry, EntryKind, Role, Stores
 from weir.trainer import initialise
@@ -182,6 +183,22 @@ def test_what_was_sent_before_an_interruption_is_told(
     assert stopped.code == 130
     assert (stopped.json["batches"], stopped.json["samples"], stopped.json["pending"]) == (2, 40, 0)
     assert len(received(service)) == 2
+
+
+def test_a_failure_on_the_way_says_how_far_it_came(
+    run: Run, service: Stores, loot: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = Client.send
+
+    def full(self: Client, *arguments: Any, **options: Any) -> Any:
+        if len(received(service)) == 2:
+            raise LogFull(1.0, "20 samples")
+        return send(self, *arguments, **options)
+
+    monkeypatch.setattr(Client, "send", full)
+    failed = run("label_flip", "--data", loot, "--batches", "9", "--size", "20")
+    assert failed.code == 1
+    assert "Failed after 2 of 9 batches" in failed.err
 
 
 def test_keys_decide_who_sends_and_who_sees(

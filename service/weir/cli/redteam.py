@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 NAME = "mallory"
 INTERRUPTED = 130
+PATIENCE_SECONDS = 60.0  # a log that an attack has filled is no reason to give up
 
 
 def redteam(
@@ -105,6 +106,8 @@ def redteam(
 
 def _sent(campaign: Campaign) -> bool:
     """Send the campaign's batches; whether Ctrl-C cut it short."""
+    from weir.errors import WeirError
+
     try:
         with bar("sent", len(campaign)) as advance:
             for _ in campaign.run():
@@ -112,6 +115,9 @@ def _sent(campaign: Campaign) -> bool:
     except KeyboardInterrupt:
         remark("Stopped; this is what was sent until then.")
         return True
+    except WeirError:
+        remark(f"Failed after {campaign.sent} of {len(campaign)} batches.")
+        raise
     return False
 
 
@@ -122,9 +128,9 @@ def _senders(url: str, key_files: Sequence[Path], producers: int | None) -> list
     if key_files:
         if producers not in (None, len(key_files)):
             raise InvalidSetting("--producers", producers, f"{len(key_files)}, as many as there are --key-file")
-        return [connect(url, file) for file in key_files]
+        return [connect(url, file, patience=PATIENCE_SECONDS) for file in key_files]
     names = [NAME] if producers in (None, 1) else [f"{NAME}-{number}" for number in range(1, (producers or 1) + 1)]
-    return [connect(url, None, producer=name) for name in names]
+    return [connect(url, None, producer=name, patience=PATIENCE_SECONDS) for name in names]
 
 
 def _reader(client: Client) -> Client | None:

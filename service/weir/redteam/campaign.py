@@ -131,6 +131,11 @@ class Campaign:
     def __len__(self) -> int:
         return self._orders.batches
 
+    @property
+    def sent(self) -> int:
+        """How many batches the service took so far."""
+        return len(self._sent)
+
     def run(self) -> Iterator[Sent]:
         """Send every batch; each counts before it comes out here."""
         for number, delivery in enumerate(self._deliveries):

@@ -152,11 +152,11 @@ def drift(arms: Arms) -> Iterator[Delivery]:
 
 def skewed(arms: Arms) -> Iterator[Delivery]:
     """honest: producers that see one or two classes each"""
-    skew = Skew(producers=arms.producers, classes=arms.inputs.classes, seed=arms.seed)
-    pools = {label: Pool(_of_class(arms.samples, label), arms.seed) for label in set(arms.samples.y.tolist())}
+    pools = [Pool(_of_class(arms.samples, label), arms.seed) for label in sorted(set(arms.samples.y.tolist()))]
+    skew = Skew(producers=arms.producers, classes=len(pools), seed=arms.seed)
     for number in range(arms.batches):
-        labels = skew.labels(number % arms.producers, arms.size, batch=number).tolist()
-        drawn = [pools[label].batch(1) for label in labels if label in pools]
+        kinds = skew.labels(number % arms.producers, arms.size, batch=number).tolist()
+        drawn = [pools[kind].batch(1) for kind in kinds]
         batch = Batch(torch.cat([one.x for one in drawn]), torch.cat([one.y for one in drawn]))
         yield Delivery(batch, Corruption(HONEST, hostile=False))
 
