@@ -16,7 +16,7 @@ SMALL = replace(PRESETS["digits"], before=2, attack=2, after=3, trigger=30, pool
 
 def stream(bench: Bench, scenario: str) -> Stream:
     """A fresh stream of a scenario."""
-    return SCENARIOS[scenario](Setting.of(bench.terms, bench.given, bench.seed))
+    return SCENARIOS[scenario](Setting.of(bench.terms, bench.given, bench.seed, bench.anchor))
 
 
 @pytest.fixture(scope="session")

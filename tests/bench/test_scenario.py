@@ -9,9 +9,10 @@ import torch
 from tests.bench.conftest import stream
 
 from weir.bench.guards import GUARDS, Guard
-from weir.bench.scenario import CROWD, HOSTILE, SCENARIOS, Phase, truth
+from weir.bench.scenario import CROWD, HOSTILE, SCENARIOS, Phase, Setting, truth
 from weir.bench.trial import Bench, corrupted
 from weir.core import Engine
+from weir.errors import InvalidSetting
 from weir.types import Step, StepReport
 
 HONEST_SCENARIOS = {"clean", "skewed", "noisy_labels", "drift_gradual", "drift_sudden"}
@@ -113,3 +114,15 @@ def test_honest_mistakes_are_noise_and_no_poison(bench: Bench) -> None:
         moments = bench.run(GUARDS["none"], stream(bench, scenario)).moments
         assert not any(bool(moment.poisoned.any()) for moment in moments)
         assert int(moments[-1].noisy.sum()) == noise
+
+
+def test_who_knows_the_guard_pays_the_penalty_of_the_terms(bench: Bench) -> None:
+    dear = replace(bench, terms=replace(bench.terms, penalty=0.5))
+    attacks = {repr(turn.corruption.moves) for turn in stream(dear, "adaptive").turns if turn.corruption}
+    assert len(attacks) == 2
+    assert all("penalty=0.5" in attack for attack in attacks)
+
+
+def test_who_knows_the_guard_must_be_told_its_anchor(bench: Bench) -> None:
+    with pytest.raises(InvalidSetting, match="anchor"):
+        SCENARIOS["adaptive"](Setting.of(bench.terms, bench.given, bench.seed))

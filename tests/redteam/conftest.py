@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pytest
+from torch import Tensor
 
 from weir import datasets
 from weir.core import BurnIn, Engine, EngineConfig, GuardConfig, LearnerConfig, burn_in
@@ -24,6 +26,11 @@ class Field:
     validation: Batch
     ammunition: Batch
     stream: Dataset
+
+    @property
+    def anchor(self) -> Mapping[str, Tensor]:
+        """The weights that the guard measures discrepancy against."""
+        return self.state.part("snapshots").part("anchor").tensors
 
     def engine(self) -> Engine:
         """A learner as burn-in left it."""

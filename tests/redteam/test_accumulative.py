@@ -8,7 +8,7 @@ import torch
 from tests.redteam.conftest import Field, learn
 from torch import Tensor, nn
 
-from weir.redteam.accumulative import Accumulative, Trigger
+from weir.redteam.accumulative import Accumulative, Once, Trigger
 from weir.redteam.gradients import gradients, inner, units
 from weir.redteam.threat import ThreatModel
 from weir.types import Batch
@@ -117,3 +117,40 @@ def test_an_attack_is_named_by_its_configuration_and_not_by_its_samples(field: F
     assert "steps=3" in named
     assert "disguise=0.5" in named
     assert "tensor" not in named
+
+
+def test_in_train_mode_both_phases_are_crafted_with_the_statistics_of_the_batch(field: Field) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 10)).eval()
+    x, y = field.ammunition.x[:20], field.ammunition.y[:20]
+    kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for make in (_trigger, _accumulative):
+        usual, trained = (THREAT.craft(make(field, train_mode), model, x, y) for train_mode in (False, True))
+        assert not torch.equal(usual, trained)
+        again = make(field, True).perturb(model, x, y)
+        assert torch.equal(again, trained)
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in model.state_dict().items())
+
+
+def _trigger(field: Field, train_mode: bool) -> Trigger:
+    return Trigger(THREAT, field.validation, 3, train_mode)
+
+
+def _accumulative(field: Field, train_mode: bool) -> Accumulative:
+    return Accumulative(_trigger(field, train_mode), field.ammunition, 3, train_mode=train_mode)
+
+
+def test_a_trigger_that_is_crafted_once_stays_as_it_was_and_is_what_the_preparation_aims_at(field: Field) -> None:
+    first, later = field.engine(), field.engine()
+    learn(later, Batch(field.stream.x[:100], field.stream.y[:100]), 0)
+    models = [engine.network.module for engine in (first, later)]
+    x, y = field.ammunition.x, field.ammunition.y
+    trigger = Trigger(THREAT, field.validation)
+    once = Once(trigger)
+    kept = [THREAT.craft(once, model, x, y) for model in models]
+    assert torch.equal(*kept)
+    assert not torch.equal(kept[1], THREAT.craft(trigger, models[1], x, y))
+    fixed, anew = (
+        Accumulative(trigger, field.ammunition, strike=strike).perturb(models[1], x[:20], y[:20])
+        for strike in (once, None)
+    )
+    assert not torch.equal(fixed, anew)

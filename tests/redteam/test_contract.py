@@ -12,8 +12,11 @@ from torch import Tensor, nn
 from weir.redteam import (
     Accumulative,
     Attack,
+    Aware,
     Drift,
+    Insight,
     LabelAttack,
+    Once,
     PairwiseFlip,
     Patch,
     RandomFlip,
@@ -23,15 +26,19 @@ from weir.redteam import (
 )
 
 THREAT = ThreatModel(epsilon=0.3, classes=10)
-MOVES = ["accumulative", "drift", "patch", "ratchet", "trigger"]
+MOVES = ["accumulative", "adaptive", "adaptive trigger", "drift", "once", "patch", "ratchet", "trigger"]
 RELABELS = ["pairwise", "patch", "random"]
 
 
 def moving(name: str, field: Field) -> Attack:
     trigger = Trigger(THREAT, field.validation, 3)
+    insight = Insight.of(field.anchor, field.validation, field.ammunition)
     attacks: dict[str, Attack] = {
         "accumulative": Accumulative(trigger, field.ammunition, 3),
+        "adaptive": Aware(Accumulative(trigger, field.ammunition, 3), insight, 0.1, 3),
+        "adaptive trigger": Aware(trigger, insight, 0.1, 3),
         "drift": Drift(degrees=30, shift=0.1, contrast=1.5),
+        "once": Once(trigger),
         "patch": Patch(3),
         "ratchet": Ratchet(THREAT, field.validation),
         "trigger": trigger,

@@ -47,3 +47,17 @@ def test_ascent_reaches_the_border_of_the_ball_or_of_the_bounds_and_stays_there(
 
     moved = ascend(objective, x, ThreatModel(epsilon=0.3), steps=4)
     torch.testing.assert_close(moved, torch.tensor([[0.4, 1.0, 0.2]]))
+
+
+def test_train_mode_takes_the_statistics_of_the_batch_and_leaves_no_trace() -> None:
+    model = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.Linear(2, 2)).eval()
+    kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    x, y = torch.tensor([[1.0, 5.0], [3.0, 9.0], [8.0, 1.0]]), torch.tensor([0, 1, 1])
+    first, moved = (gradients(model, 100 * k + x, y, train_mode=True) for k in (0, 1))
+    for one, other in zip(first, moved, strict=True):
+        torch.testing.assert_close(
+            one, other, atol=1e-4, rtol=1e-3
+        )  # a shift that all samples share is normalised away
+    assert not torch.allclose(gradients(model, x, y)[0], gradients(model, 100 + x, y)[0])
+    assert not model.training
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in model.state_dict().items())

@@ -18,11 +18,11 @@ from weir.api.auth import issue
 from weir.client import BatchReport, Client
 from weir.codec import load
 from weir.errors import Forbidden, InvalidSetting
-from weir.redteam.producer import HostileProducer
+from weir.redteam.producer import HostileProducer, Units
 from weir.redteam.threat import ThreatModel
 from weir.stores.base import EntryKind, Role, Stores
 from weir.trainer import initialise
-from weir.types import Batch
+from weir.types import Batch, InputSpec
 from weir.worker import running
 
 STEP_SIZE = 20
@@ -124,3 +124,13 @@ def test_a_producer_without_samples_to_send_is_refused(service: Service, field: 
         HostileProducer(
             service.sender, service.spy, samples, threat=ThreatModel(epsilon=0.3), validation=20, strike=STEP_SIZE
         )
+
+
+def test_samples_are_sent_in_the_units_that_they_came_in_and_inside_the_bounds() -> None:
+    units = Units(InputSpec((2,), 2, (0.0, -1.0), (10.0, 1.0), (), (5.0, 0.0), (2.0, 0.5)))
+    x = torch.tensor([[1.0, 0.25], [9.0, -0.5]])
+    torch.testing.assert_close(units.seen(x), torch.tensor([[-2.0, 0.5], [2.0, -1.0]]))
+    torch.testing.assert_close(units.sent(units.seen(x)), x)
+    torch.testing.assert_close(units.sent(units.seen(x) + 9), torch.tensor([[10.0, 1.0], [10.0, 1.0]]))
+    pixels = torch.tensor([[0, 51]], dtype=torch.uint8)
+    torch.testing.assert_close(Units(InputSpec((2,), 2, 0.0, 1.0)).seen(pixels), torch.tensor([[0.0, 0.2]]))

@@ -11,6 +11,7 @@ from weir.bench.figures import upper_bound
 Figures = Mapping[str, Any]
 
 CLOSE = 0.01  # accuracy that an attack may cost
+LIMIT = 0.03  # and one that knows everything but the probe set
 PLASTICITY = 0.95
 ROOM = 0.05  # accuracy that an unguarded model must gain before a share of its gain says anything
 ABOVE_RATE = 0.005  # share of honest samples that may be touched above the configured rate
@@ -49,11 +50,19 @@ def _shown(value: float | None, show: str) -> str:
     return "–" if value is None else show.format(value)
 
 
+def _cost(f: Figures) -> float | None:
+    """Accuracy that the attack has cost when it ends, against the guard's own reference."""
+    return None if f["accuracy_after_trigger"] is None else f["accuracy_reference"] - f["accuracy_after_trigger"]
+
+
+def _limit(f: Figures) -> list[Bar]:
+    return [_most("cost after", _cost(f), LIMIT, "{:.2%}")]
+
+
 def _protected(f: Figures) -> list[Bar]:
     """Within a point of the guard's own reference, when the attack has ended and at the end."""
-    after = None if f["accuracy_after_trigger"] is None else f["accuracy_reference"] - f["accuracy_after_trigger"]
     final = None if f["accuracy_reference_final"] is None else f["accuracy_reference_final"] - f["accuracy_final"]
-    return [_most("cost after", after, CLOSE, "{:.2%}"), _most("cost at the end", final, CLOSE, "{:.2%}")]
+    return [_most("cost after", _cost(f), CLOSE, "{:.2%}"), _most("cost at the end", final, CLOSE, "{:.2%}")]
 
 
 def _learned(f: Figures) -> list[Bar]:
@@ -139,6 +148,7 @@ def _steady(f: Figures) -> list[Bar]:
 BARS: dict[str, tuple[Callable[[Figures], list[Bar]], ...]] = {
     "clean": (_plastic, _sparing),
     "accumulative": (_protected, _learned, _beats_published, _stopped, _plastic),
+    "adaptive": (_limit, _plastic),
     "mixed": (_protected, _detected, _plastic),
     "producer": (_protected, _named, _plastic),
     "label_flip": (_protected, _plastic),

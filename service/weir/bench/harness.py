@@ -130,7 +130,7 @@ class Harness:
 
     def _stream(self, cell: Cell) -> Stream:
         bench = self._bench(cell)
-        return SCENARIOS[cell.scenario](Setting.of(cell.terms, bench.given, cell.seed))
+        return SCENARIOS[cell.scenario](Setting.of(cell.terms, bench.given, cell.seed, bench.anchor))
 
     def _bench(self, cell: Cell) -> Bench:
         key = (json.dumps(cell.terms.to_values(), sort_keys=True), cell.seed)

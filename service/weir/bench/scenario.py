@@ -10,14 +10,19 @@ import torch
 from torch import Tensor
 
 from weir.bench.terms import Material, Terms
-from weir.datasets import Dataset
+from weir.core.network import Weights
+from weir.errors import InvalidSetting
 from weir.redteam import (
     Accumulative,
     Attack,
+    Aware,
+    Corruption,
     Drift,
-    LabelAttack,
+    Insight,
+    Knowledge,
     PairwiseFlip,
     Patch,
+    Pool,
     RandomFlip,
     Ratchet,
     Skew,
@@ -45,16 +50,6 @@ class Phase(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Corruption:
-    """What happens to the first samples of a batch on their way, and whether someone means harm by it."""
-
-    threat: ThreatModel
-    moves: Attack | None = None
-    labels: LabelAttack | None = None
-    hostile: bool = True
-
-
-@dataclass(frozen=True, slots=True)
 class Turn:
     """One step of a stream before it is corrupted; ``producers[i]`` sends sample i."""
 
@@ -78,22 +73,6 @@ class Stream:
         return any(turn.corruption is not None and turn.corruption.hostile for turn in self.turns)
 
 
-class Pool:
-    """Samples that are dealt without end: anew, in another order, each time they are used up."""
-
-    def __init__(self, samples: Dataset | Batch, seed: int) -> None:
-        self._samples = samples
-        self._generator = torch.Generator().manual_seed(seed)
-        self._order: list[int] = []
-
-    def batch(self, n: int) -> Batch:
-        """The next n samples."""
-        while len(self._order) < n:
-            self._order += torch.randperm(len(self._samples), generator=self._generator).tolist()
-        rows, self._order = torch.tensor(self._order[:n]), self._order[n:]
-        return Batch(self._samples.x[rows], self._samples.y[rows])
-
-
 @dataclass(frozen=True, slots=True)
 class Setting:
     """What a scenario is made from."""
@@ -103,24 +82,40 @@ class Setting:
     honest: Pool
     ammunition: Pool
     seed: int
+    anchor: Weights | None = None  # the guard's historical weights, for whom knows the guard
 
     @staticmethod
-    def of(terms: Terms, given: Material, seed: int) -> Setting:
+    def of(terms: Terms, given: Material, seed: int, anchor: Weights | None = None) -> Setting:
         """Fresh pools of a seed's material."""
-        return Setting(terms, given, Pool(given.honest, 2 * seed), Pool(given.ammunition, 2 * seed + 1), seed)
+        return Setting(terms, given, Pool(given.honest, 2 * seed), Pool(given.ammunition, 2 * seed + 1), seed, anchor)
 
     @property
     def classes(self) -> int:
         """Number of classes."""
         return self.given.recipe.inputs.classes
 
-    def threat(self, *, epsilon: float, fraction: float = 1.0, features: float = 1.0) -> ThreatModel:
+    @property
+    def insight(self) -> Insight:
+        """What an attacker knows who knows the guard; raises InvalidSetting where nobody said which anchor it has."""
+        if self.anchor is None:
+            raise InvalidSetting("anchor", None, "the guard's historical weights")
+        return Insight.of(self.anchor, self.given.validation, self.given.ammunition)
+
+    def threat(
+        self,
+        *,
+        epsilon: float,
+        fraction: float = 1.0,
+        features: float = 1.0,
+        knowledge: Knowledge = Knowledge.WEIGHTS,
+    ) -> ThreatModel:
         """A budget; epsilon and fraction are the terms' where they set them."""
         return ThreatModel(
             epsilon=self.terms.epsilon or epsilon,
             fraction=fraction if self.terms.fraction is None else self.terms.fraction,
             features=features,
             classes=self.classes,
+            knowledge=knowledge,
         )
 
     def quiet(self, count: int, phase: Phase, *, producers: Sequence[str] = HONEST) -> Iterator[Turn]:
@@ -144,17 +139,21 @@ def clean(setting: Setting) -> Stream:
 
 def accumulative(setting: Setting) -> Stream:
     """One producer prepares the model, then strikes; every sample it sends is crafted."""
-    terms = setting.terms
     threat = setting.threat(epsilon=0.3)
     trigger = Trigger(threat, setting.given.validation)
-    strike = setting.ammunition.batch(terms.trigger)
-    prepare = Accumulative(trigger, strike)
-    turns = [*setting.quiet(terms.before, Phase.BEFORE)]
-    for _ in range(terms.attack):
-        batch = setting.ammunition.batch(terms.batch)
-        turns.append(_turn(Phase.ATTACK, batch, HOSTILE, Corruption(threat, prepare)))
-    turns += [_turn(Phase.TRIGGER, strike, HOSTILE, Corruption(threat, trigger)) for _ in range(terms.strikes)]
-    return Stream([*turns, *setting.quiet(terms.after, Phase.AFTER)])
+    strike = setting.ammunition.batch(setting.terms.trigger)
+    return _prepared(setting, threat, Accumulative(trigger, strike), trigger, strike)
+
+
+def adaptive(setting: Setting) -> Stream:
+    """The accumulative attack by someone who knows the guard, and pays a penalty for what it would see."""
+    penalty, insight = setting.terms.penalty, setting.insight
+    threat = setting.threat(epsilon=0.3, knowledge=Knowledge.GUARD)
+    plain = Trigger(threat, setting.given.validation)
+    trigger = Aware(plain, insight, penalty)
+    strike = setting.ammunition.batch(setting.terms.trigger)
+    prepare = Aware(Accumulative(plain, strike, strike=trigger), insight, penalty)
+    return _prepared(setting, threat, prepare, trigger, strike)
 
 
 def mixed(setting: Setting) -> Stream:
@@ -253,6 +252,7 @@ SCENARIOS: dict[str, Callable[[Setting], Stream]] = {
     for scenario in (
         clean,
         accumulative,
+        adaptive,
         mixed,
         producer,
         label_flip,
@@ -269,6 +269,17 @@ SCENARIOS: dict[str, Callable[[Setting], Stream]] = {
 
 def _turn(phase: Phase, batch: Batch, producer: str, corruption: Corruption | None = None) -> Turn:
     return Turn(phase, batch, [producer] * len(batch), corruption)
+
+
+def _prepared(setting: Setting, threat: ThreatModel, prepare: Attack, trigger: Attack, strike: Batch) -> Stream:
+    """Honest batches, one producer's accumulative phase and its trigger batch, and honest ones again."""
+    terms = setting.terms
+    turns = [*setting.quiet(terms.before, Phase.BEFORE)]
+    for _ in range(terms.attack):
+        batch = setting.ammunition.batch(terms.batch)
+        turns.append(_turn(Phase.ATTACK, batch, HOSTILE, Corruption(threat, prepare)))
+    turns += [_turn(Phase.TRIGGER, strike, HOSTILE, Corruption(threat, trigger)) for _ in range(terms.strikes)]
+    return Stream([*turns, *setting.quiet(terms.after, Phase.AFTER)])
 
 
 def _sandwich(setting: Setting, corruption: Corruption, strike: Corruption | None = None, *, rounds: int = 1) -> Stream:

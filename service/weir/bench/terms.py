@@ -49,6 +49,7 @@ class Terms:
     norm_mode: str = "frozen"
     epsilon: float | None = None
     fraction: float | None = None
+    penalty: float = 1.0  # what a guard-aware attack pays for the suspicion it raises
     device: str = "cpu"
 
     def to_values(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from weir.bench.guards import Guard
 from weir.bench.scenario import Phase, Stream, Turn, truth
 from weir.bench.terms import Material, Terms
 from weir.core import Engine
+from weir.core.network import Weights
 from weir.redteam import ThreatModel, success_rate
 from weir.types import SampleRef, State, Step, StepReport
 
@@ -60,6 +61,11 @@ class Bench:
         engine.load_state(self.state)
         engine.set_probe(self.given.probe.x, self.given.probe.y, created_at=0.0, source="bench")
         return engine
+
+    @property
+    def anchor(self) -> Weights:
+        """The weights that the guard measures discrepancy against."""
+        return self.state.part("snapshots").part("anchor").tensors
 
     def run(self, guard: Guard, stream: Stream, *, rate: float = 0.0, absent: bool = False) -> Trial:
         """Put a stream through a guard; with ``absent`` whatever means harm stays away, and nothing else changes."""
@@ -118,10 +124,7 @@ def corrupted(engine: Engine, turn: Turn) -> tuple[Tensor, Tensor]:
     x, y, corruption = turn.batch.x, turn.batch.y, turn.corruption
     if corruption is None:
         return x, y
-    model, threat = engine.network.module, corruption.threat
-    moved = threat.craft(corruption.moves, model, x, y) if corruption.moves else x
-    labels = threat.mislabel(corruption.labels, model, x, y) if corruption.labels else y
-    return moved, labels
+    return corruption.applied(engine.network.module, x, y)
 
 
 def _accuracy(engine: Engine, x: Tensor, y: Tensor) -> float:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import weir
-from weir.cli import bench, burnin, checkpoints, demo, keys, probe, quarantine, serve, stream
+from weir.cli import bench, burnin, checkpoints, demo, keys, probe, quarantine, redteam, serve, stream
 
 _ABOUT = """An online-learning service that guards what it learns from.
 
@@ -33,6 +33,7 @@ app.command()(demo.demo)
 app.command()(burnin.burnin)
 app.command()(serve.serve)
 app.command()(stream.stream)
+app.command()(redteam.redteam)
 app.add_typer(quarantine.app, name="quarantine", help="Review what the guard holds back.")
 app.add_typer(checkpoints.app, name="checkpoints", help="Save the model, and go back.")
 app.add_typer(probe.app, name="probe", help="The trusted samples that the guard is calibrated on.")

@@ -8,8 +8,7 @@ import json
 import os
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from weir.cli.burnin import DataSet
-from weir.cli.output import card, remark
+from weir.cli.output import bar, card, remark
 from weir.cli.remote import DEFAULT_URL, AsJson, KeyFile, Url, connect
 
 if TYPE_CHECKING:
@@ -92,7 +91,7 @@ def _send(client: Client, dataset: str, current: Pass, file: Path, rate: float |
     ids: list[str] = []
     began = monotonic()
     try:
-        with _bar("sent", current.end - current.row) as advance:
+        with bar("sent", current.end - current.row) as advance:
             for start, stop, x, y in _portions(dataset, current):
                 if rate is not None:
                     sleep(max(0.0, began + (start - current.row) / rate - monotonic()))
@@ -122,7 +121,7 @@ def _verdicts(client: Client, ids: Sequence[str], settle: float) -> dict[str, in
     """How many samples got each verdict, as far as they are known within ``settle`` seconds."""
     totals = Counter(samples=0, accept=0, correct=0, quarantine=0, pending=0)
     deadline = monotonic() + settle
-    with _bar("decided", len(ids)) as advance:
+    with bar("decided", len(ids)) as advance:
         for id in ids:
             report = client.batch(id)
             while report.counts.pending and monotonic() < deadline:
@@ -180,14 +179,3 @@ def _digest(dataset: str) -> str:
         return hashlib.sha256(dataset.encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description:>8}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda count: progress.advance(task, count)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from weir.core.familiarity import Familiarity
 from weir.core.network import Network, Outputs
 from weir.core.task import Task
-from weir.types import EvidenceSet, InputSpec
+from weir.types import EvidenceSet
 
 LEAST_IMAGE = 3  # pixels a side: a second difference needs as many
 
@@ -120,9 +120,10 @@ DIVERGENCES = frozenset({"discrepancy", "reverse", "midpoint"})
 OF_THE_INPUT = frozenset({"mahalanobis", *IMAGE_SIGNALS})
 
 
-def is_image(inputs: InputSpec) -> bool:
-    """Whether a sample is an image [c, h, w] that is large enough for the image signals."""
-    return len(inputs.shape) == 3 and min(inputs.shape[1:]) >= LEAST_IMAGE
+def signals(shape: Sequence[int]) -> dict[str, Signal]:
+    """All signals of samples of this shape, those of images where it is one [c, h, w] that is large enough."""
+    image = len(shape) == 3 and min(shape[1:]) >= LEAST_IMAGE
+    return SIGNALS | IMAGE_SIGNALS if image else SIGNALS
 
 
 def judged(chosen: EvidenceSet, name: str) -> bool:
@@ -148,7 +149,7 @@ class Evidence:
 
     def __init__(self, network: Network, task: Task, chosen: EvidenceSet) -> None:
         self._task = task
-        self._signals = SIGNALS | (IMAGE_SIGNALS if is_image(network.recipe.inputs) else {})
+        self._signals = signals(network.recipe.inputs.shape)
         self.names = tuple(self._signals)
         self.judged = [column for column, name in enumerate(self.names) if judged(chosen, name)]
 

@@ -156,10 +156,11 @@ class Guard:
         self._attacks = state.values["attacks"]
         same = state.values["signals"] == self._judged_names  # else the columns mean something else
         self.producers.load_state(state.part("producers"), evidence=same)
+        self._consensus.forget()
         if same:
             self._consensus.load_state(state.part("consensus"))
         self.probe = ProbeSet.from_state(state.part("probe")) if "probe" in state.values else None
-        if "vaccine" in state.values and same:
+        if "vaccine" in state.values and same and self._measurement.vaccinates:
             self._vaccine = Vaccine.from_state(state.part("vaccine"), self._network.device)
         if state.values["calibrated"] and same:
             self._use(Trusted.from_state(state.part("calibration"), self._network.device))

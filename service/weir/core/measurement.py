@@ -43,6 +43,11 @@ class Measurement:
         return self._evidence.judged
 
     @property
+    def vaccinates(self) -> bool:
+        """Whether there is a poisoner to make vaccines with."""
+        return self._poisoner is not None
+
+    @property
     def probe(self) -> ProbeSet | None:
         """The probe set in use."""
         return self._probe

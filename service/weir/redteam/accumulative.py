@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from weir.redteam.gradients import Gradients, ascend, gradients, inner, units
+from weir.core.probe import content
+from weir.redteam.attack import Attack
+from weir.redteam.gradients import Gradients, Objective, ascend, gradients, inner, units
 from weir.redteam.threat import ThreatModel
 from weir.types import Batch
 
@@ -19,21 +21,28 @@ from weir.types import Batch
 class Trigger:
     """Turns a batch's gradient against the gradient of the attacker's ``validation`` samples (x float32).
 
-    It minimises Σ cos(∇L(batch), ∇L(validation)), one cosine per parameter tensor.
+    It minimises Σ cos(∇L(batch), ∇L(validation)), one cosine per parameter tensor; with ``train_mode`` batch norm
+    takes its statistics from the batch meanwhile.
     """
 
     threat: ThreatModel
     validation: Batch = field(repr=False)
     steps: int = 10
+    train_mode: bool = False
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Samples that a step should learn for the model to forget; see Attack."""
-        wanted = units(gradients(model, self.validation.x, self.validation.y))
+        return ascend(self.objective(model, x, y), x, self.threat, steps=self.steps)
+
+    def objective(self, model: nn.Module, x: Tensor, y: Tensor) -> Objective:
+        """What it maximises over moved samples (n, *shape): how far they oppose the validation samples."""
+        wanted = units(gradients(model, self.validation.x, self.validation.y, train_mode=self.train_mode))
 
         def opposition(moved: Tensor) -> Tensor:
-            return -inner(units(gradients(model, moved, y, differentiable=True)), wanted)
+            slopes = gradients(model, moved, y, differentiable=True, train_mode=self.train_mode)
+            return -inner(units(slopes), wanted)
 
-        return ascend(opposition, x, self.threat, steps=self.steps)
+        return opposition
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,31 +50,66 @@ class Accumulative:
     """Prepares the model for a trigger made of ``ammunition``, with batches that look like learning.
 
     With s = ∇θ Σ cos(∇L(trigger), ∇L(validation)) it maximises Σ ⟨ĝ(batch), disguise · ĝ(clean batch) + ŝ⟩, where a
-    hat divides each parameter tensor by its norm: a step on the batch then lowers those cosines.
+    hat divides each parameter tensor by its norm: a step on the batch then lowers those cosines. ``strike`` is what
+    will craft the trigger batch, where that is not the ``trigger`` alone.
     """
 
     trigger: Trigger
     ammunition: Batch = field(repr=False)
     steps: int = 10
     disguise: float = 1.0
+    train_mode: bool = False
+    strike: Attack | None = None
+
+    @property
+    def threat(self) -> ThreatModel:
+        """The trigger's budget."""
+        return self.trigger.threat
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Samples that prepare the model; see Attack."""
+        return ascend(self.objective(model, x, y), x, self.threat, steps=self.steps)
+
+    def objective(self, model: nn.Module, x: Tensor, y: Tensor) -> Objective:
+        """What it maximises over moved samples (n, *shape): how far a step on them prepares the model."""
         towards = self._towards(model)
-        clean = units(gradients(model, x, y))
+        clean = units(gradients(model, x, y, train_mode=self.train_mode))
         wanted = [self.disguise * usual + step for usual, step in zip(clean, towards, strict=True)]
 
         def preparation(moved: Tensor) -> Tensor:
-            return inner(units(gradients(model, moved, y, differentiable=True)), wanted)
+            slopes = gradients(model, moved, y, differentiable=True, train_mode=self.train_mode)
+            return inner(units(slopes), wanted)
 
-        return ascend(preparation, x, self.trigger.threat, steps=self.steps)
+        return preparation
 
     def _towards(self, model: nn.Module) -> Gradients:
-        """ŝ, against the trigger as it would be crafted now."""
-        armed = self.trigger.perturb(model, self.ammunition.x, self.ammunition.y)
-        validation = self.trigger.validation
-        strike = units(gradients(model, armed, self.ammunition.y, differentiable=True))
-        usual = units(gradients(model, validation.x, validation.y, differentiable=True))
+        """ŝ, against the trigger batch as it would be crafted now."""
+        armed = (self.strike or self.trigger).perturb(model, self.ammunition.x, self.ammunition.y)
+        strike, usual = (
+            units(gradients(model, x, y, differentiable=True, train_mode=self.train_mode))
+            for x, y in ((armed, self.ammunition.y), (self.trigger.validation.x, self.trigger.validation.y))
+        )
         # A last bias moves no second derivative of a linear head: it may well be out of the graph.
         s = torch.autograd.grad(inner(strike, usual), list(model.parameters()), materialize_grads=True)
         return units(s)
+
+
+class Once:
+    """Gives the samples that an attack crafted against the first model it met, whatever the model is by now.
+
+    An accumulative phase and its trigger batch that share one aim at a trigger batch that no longer changes.
+    """
+
+    def __init__(self, attack: Attack) -> None:
+        self._attack = attack
+        self._kept: dict[bytes, Tensor] = {}
+
+    def __repr__(self) -> str:
+        return f"Once({self._attack!r})"
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """The moved samples of the first time that ``x`` and ``y`` were seen; see Attack."""
+        key = content(x) + content(y)
+        if key not in self._kept:
+            self._kept[key] = self._attack.perturb(model, x, y).detach()
+        return self._kept[key].clone()

@@ -6,6 +6,7 @@ The guard crafts them from its probe set's fitting part, so that no attacker's d
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
@@ -96,5 +97,6 @@ def _place(shape: torch.Size, draw: torch.Generator) -> Tensor:
 
 
 def _classes(module: nn.Module, x: Tensor) -> int:
+    """How many there are, asked of a copy: in train mode a forward pass would move batch norm's statistics."""
     with torch.no_grad():
-        return int(module(x[:2]).shape[1])
+        return int(deepcopy(module).eval()(x[:2]).shape[1])

@@ -6,18 +6,25 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional
 
 from weir.redteam.threat import ThreatModel
 
 Gradients = Sequence[Tensor]
+Objective = Callable[[Tensor], Tensor]
 
 _TINY = 1e-12  # under the root: a tensor without gradient stays zero, at every order of differentiation
 
 
-def gradients(model: nn.Module, x: Tensor, y: Tensor, *, differentiable: bool = False) -> Gradients:
-    """Gradient of the mean cross-entropy on ``x`` (n, *shape), ``y`` (n,) for every parameter tensor."""
-    loss = functional.cross_entropy(model(x), y)
+def gradients(
+    model: nn.Module, x: Tensor, y: Tensor, *, differentiable: bool = False, train_mode: bool = False
+) -> Gradients:
+    """Gradient of the mean cross-entropy on ``x`` (n, *shape), ``y`` (n,) for every parameter tensor.
+
+    With ``train_mode`` batch norm normalises with the statistics of this batch, as in an update.
+    """
+    loss = functional.cross_entropy(_trained(model, x) if train_mode else model(x), y)
     return torch.autograd.grad(loss, list(model.parameters()), create_graph=differentiable)
 
 
@@ -31,7 +38,7 @@ def inner(first: Gradients, second: Gradients) -> Tensor:
     return torch.stack([(a * b).sum() for a, b in zip(first, second, strict=True)]).sum()
 
 
-def ascend(objective: Callable[[Tensor], Tensor], x: Tensor, threat: ThreatModel, *, steps: int) -> Tensor:
+def ascend(objective: Objective, x: Tensor, threat: ThreatModel, *, steps: int) -> Tensor:
     """Move ``x`` (n, *shape) up the objective by ``steps`` sign steps of 2 epsilon / steps, each kept in the budget.
 
     Source: Pang et al., NeurIPS 2021, released code.
@@ -42,3 +49,15 @@ def ascend(objective: Callable[[Tensor], Tensor], x: Tensor, threat: ThreatModel
         (slope,) = torch.autograd.grad(objective(moved), moved)
         moved = threat.clip(moved.detach() + slope.sign() * (2 * threat.epsilon / steps), x)
     return moved
+
+
+def _trained(model: nn.Module, x: Tensor) -> Tensor:
+    """The model's outputs in train mode; its running statistics learn nothing from them."""
+    copies = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    before = model.training
+    model.train()
+    try:
+        outputs: Tensor = functional_call(model, copies, (x,))
+    finally:
+        model.train(before)
+    return outputs

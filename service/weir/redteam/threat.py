@@ -17,6 +17,7 @@ from weir.redteam.attack import Attack, LabelAttack
 class Knowledge(StrEnum):
     """What the attacker sees besides its own samples."""
 
+    NOTHING = "nothing"
     WEIGHTS = "weights"  # the current model, before each batch
     GUARD = "guard"  # that, and the guard's rules; only the probe set stays hidden
 
