@@ -114,6 +114,20 @@ def test_a_producers_alarm_condemns_nobody_else(calibration: Calibration, whole:
     assert held(found.reasons, hostile, Reason.PRODUCER) == pytest.approx(1.0, abs=0.0 if whole else 0.2)
 
 
+def test_what_no_alarm_rests_on_is_left_alone_however_likely(calibration: Calibration) -> None:
+    """Ann sends a few samples that look hostile, too few for an alarm without those of eve, which are explained."""
+    hostile = torch.arange(120) < 40
+    names = ["eve"] * 40 + ["ann"] * 80
+    for seed in range(10):
+        evidence = draw(120, seed=50 + seed, hostile=hostile)
+        evidence[40:45] += SHIFT
+        scores = score(calibration, evidence)
+        found = suspect(scores, names, {"eve": alarm(scores, range(40), whole=True)}, calibration)
+        assert found.step_score > 5
+        assert Reason.STEP in found.alarms
+        assert Reason.STEP not in found.reasons
+
+
 def test_an_alarm_of_others_clears_no_one(calibration: Calibration) -> None:
     """What is left of the step without the one who alarms is looked at by itself."""
     hostile = torch.ones(100)
