@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from weir.core import BurnIn, Engine, EngineConfig, GuardConfig, LearnerConfig, burn_in
 from weir.core.network import Network
+from weir.core.vaccine import Poisoner
 from weir.types import InputSpec, Recipe, SampleRef, State, Step, StepReport
 
 torch.set_num_threads(1)
@@ -87,9 +88,9 @@ class World:
         """A config with everything but ``parts`` as these tests like it."""
         return EngineConfig(**{"guard": GUARD, "learner": LearnerConfig(lr=0.02)} | parts)
 
-    def engine(self, *, probe: int = PROBE, **parts: Any) -> Engine:
+    def engine(self, *, probe: int = PROBE, poisoner: Poisoner | None = None, **parts: Any) -> Engine:
         """An engine after burn-in, with a probe set of so many samples (0: none)."""
-        engine = Engine(self.recipe, self.config(**parts))
+        engine = Engine(self.recipe, self.config(**parts), poisoner=poisoner)
         engine.load_state(_burnt_in(self))
         if probe:
             engine.set_probe(*self.samples(probe, seed=11), created_at=0.0, source="tests")

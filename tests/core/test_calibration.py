@@ -11,6 +11,7 @@ from torch import Tensor
 
 from weir.core.calibration import (
     Calibration,
+    Scores,
     Trusted,
     conformal_quantile,
     group_threshold,
@@ -18,6 +19,7 @@ from weir.core.calibration import (
     pvalues,
     smallest_size,
 )
+from weir.core.vaccine import Vaccine
 from weir.errors import InvalidProbe
 
 
@@ -52,6 +54,11 @@ def calibration(
     fit, threshold = evidence.chunk(2)
     labels = torch.zeros(len(threshold), dtype=torch.int64) if labels is None else labels
     return Calibration(Trusted(fit, threshold, labels, None), rate=rate, per_class=per_class)
+
+
+def score(calibrated: Calibration, evidence: Tensor, y: Tensor) -> Scores:
+    """Calibrated scores of evidence as it was measured."""
+    return calibrated.score(calibrated.standardise(evidence), y)
 
 
 def zeros(n: int) -> Tensor:
@@ -111,7 +118,7 @@ def test_the_sample_rate_holds_on_clean_draws(draw: Draw, rate: float) -> None:
     suspected = below = 0
     for seed in range(40):
         calibrated = calibration(draw(400, seed=100 * seed), rate=rate)
-        scores = calibrated.score(draw(250, seed=100 * seed + 50), zeros(250))
+        scores = score(calibrated, draw(250, seed=100 * seed + 50), zeros(250))
         suspected += int((scores.score > scores.threshold).sum())
         below += int((scores.p <= rate).sum())
     assert suspected == below  # the threshold and the p-value say the same
@@ -130,7 +137,7 @@ def test_the_group_rate_holds_on_clean_draws(draw: Draw, size: int) -> None:
     for trial in range(trials):
         evidence = draw(200 + size, seed=3 * trial)
         calibrated = calibration(evidence[:200])
-        normal = calibrated.score(evidence[200:], zeros(size)).normal
+        normal = score(calibrated, evidence[200:], zeros(size)).normal
         alarms += calibrated.group_statistic(normal.mean(0), {0: size}) > group_threshold(rate, normal.shape[1])
     assert alarms / trials <= rate + 3 * (rate / trials) ** 0.5
 
@@ -138,7 +145,7 @@ def test_the_group_rate_holds_on_clean_draws(draw: Draw, size: int) -> None:
 def test_a_group_that_is_shifted_a_little_stands_out_where_no_sample_does() -> None:
     calibrated = calibration(gaussian(400, seed=1), rate=0.01)
     shifted = gaussian(200, seed=2) + 0.8
-    scores = calibrated.score(shifted, zeros(200))
+    scores = score(calibrated, shifted, zeros(200))
     assert float((scores.score > scores.threshold).float().mean()) < 0.2
     assert calibrated.group_statistic(scores.normal.mean(0), {0: 200}) > group_threshold(1e-6, 4)
 
@@ -169,7 +176,7 @@ def test_a_group_of_the_hard_class_alone_is_not_suspect_for_being_hard() -> None
         evidence = gaussian(700, seed=3 * trial)
         calibrated = calibration(evidence[:600] + torch.cat([hard, hard]), labels=labels)
         fresh = evidence[600:] + 0.5
-        normal = calibrated.score(fresh, torch.full((100,), 2)).normal
+        normal = score(calibrated, fresh, torch.full((100,), 2)).normal
         alarms += calibrated.group_statistic(normal.mean(0), {2: 100}) > group_threshold(rate, normal.shape[1])
     assert alarms / trials <= rate + 3 * (rate / trials) ** 0.5
 
@@ -193,7 +200,7 @@ def test_the_score_is_fishers_combination_against_the_fit_part() -> None:
         sum(-2 * float(torch.tensor((1 + int((evidence[:50, k] >= v).sum())) / 51).log()) for k, v in enumerate(row))
         for row in fresh
     ]
-    assert calibration(evidence).score(fresh, zeros(6)).score.tolist() == pytest.approx(by_hand, rel=1e-5)
+    assert score(calibration(evidence), fresh, zeros(6)).score.tolist() == pytest.approx(by_hand, rel=1e-5)
 
 
 def test_a_threshold_of_exactly_zero_is_honoured() -> None:
@@ -202,7 +209,7 @@ def test_a_threshold_of_exactly_zero_is_honoured() -> None:
     assert calibrated.sample_threshold == 0.0
     fresh = torch.zeros(2, 3)
     fresh[1, 0] = 1e-6
-    scores = calibrated.score(fresh, zeros(2))
+    scores = score(calibrated, fresh, zeros(2))
     assert (scores.score > scores.threshold).tolist() == [False, True]
     assert scores.p.tolist() == pytest.approx([1.0, 1 / 41])
 
@@ -215,14 +222,15 @@ def test_a_class_with_enough_samples_has_a_threshold_of_its_own() -> None:
     calibrated = Calibration(Trusted(fit, threshold, labels, None), rate=0.05, per_class=100)
     fresh = torch.cat([gaussian(4_000, seed=3), 10 * gaussian(4_000, seed=4), gaussian(4_000, seed=5)])
     y = torch.tensor([0, 1, 2]).repeat_interleave(4_000)
-    scores = calibrated.score(fresh, y)
+    scores = score(calibrated, fresh, y)
     own = [sorted({round(v, 4) for v in scores.threshold[y == label].tolist()}) for label in range(3)]
     assert own[0][0] < own[2][0] < own[1][0]
     assert own[2] == [round(calibrated.sample_threshold, 4)]
     rates = [float((scores.score > scores.threshold)[y == label].float().mean()) for label in range(3)]
     assert rates[0] == pytest.approx(0.05, abs=0.05)
     assert rates[1] == pytest.approx(0.05, abs=0.05)
-    pooled = Calibration(Trusted(fit, threshold, labels, None), rate=0.05, per_class=121).score(fresh, y)
+    common = Calibration(Trusted(fit, threshold, labels, None), rate=0.05, per_class=121)
+    pooled = score(common, fresh, y)
     held = float((pooled.score > pooled.threshold)[y == 1].float().mean())
     assert held > rates[1]
     mine = y == 0
@@ -233,7 +241,7 @@ def test_a_class_needs_at_least_what_the_rate_needs() -> None:
     """50 samples are no base for a rate of 1 %, whatever ``per_class`` says."""
     labels = torch.tensor([0] * 50 + [1] * 100)
     calibrated = calibration(gaussian(300, seed=1), rate=0.01, labels=labels, per_class=2)
-    scores = calibrated.score(gaussian(2, seed=2), torch.tensor([0, 1]))
+    scores = score(calibrated, gaussian(2, seed=2), torch.tensor([0, 1]))
     assert float(scores.threshold[0]) == calibrated.sample_threshold
     assert float(scores.p.min()) >= 1 / 151
 
@@ -241,7 +249,7 @@ def test_a_class_needs_at_least_what_the_rate_needs() -> None:
 def test_labels_that_the_probe_set_does_not_know_use_the_common_threshold() -> None:
     labels = torch.zeros(150, dtype=torch.int64)
     calibrated = calibration(gaussian(300, seed=1), labels=labels, per_class=100)
-    scores = calibrated.score(gaussian(1, seed=2), torch.tensor([9]))
+    scores = score(calibrated, gaussian(1, seed=2), torch.tensor([9]))
     assert float(scores.threshold) == calibrated.sample_threshold
 
 
@@ -253,8 +261,115 @@ def test_a_restart_calibrates_to_the_same_bits() -> None:
     assert again.influence is not None
     assert torch.equal(again.influence, influence)
     fresh, y = cauchy(20, seed=9), torch.arange(20) % 3
-    one, other = (Calibration(t, rate=0.05, per_class=30).score(fresh, y) for t in (trusted, again))
-    for name in ("score", "p", "threshold", "normal"):
+    one, other = (score(Calibration(t, rate=0.05, per_class=30), fresh, y) for t in (trusted, again))
+    for name in ("score", "p", "threshold", "normal", "ratios"):
         assert torch.equal(getattr(one, name), getattr(other, name))
     without = Trusted(evidence[:150], evidence[150:], trusted.labels, None)
     assert Trusted.from_state(without.state(), torch.device("cpu")).influence is None
+
+
+def vaccinated(evidence: Tensor, strains: dict[str, Tensor], *, labels: Tensor | None = None) -> Calibration:
+    """The same halves, and an expert for each strain of evidence."""
+    plain = calibration(evidence, labels=labels)
+    known = {name: plain.standardise(crafted) for name, crafted in strains.items()}
+    vaccine = Vaccine.fit(plain.standardise(plain.trusted.fit), known)
+    return Calibration(plain.trusted, rate=0.05, per_class=10**6, vaccine=vaccine)
+
+
+STRAINS = {"left": gaussian(100, seed=21) + torch.tensor([2.0, 0, 0]), "low": gaussian(100, seed=22) - 2.0}
+
+
+def test_only_judged_columns_count() -> None:
+    evidence = gaussian(300, seed=1)
+    trusted = Trusted(evidence[:150], evidence[150:], zeros(150), None)
+    chosen = Calibration(trusted, rate=0.05, per_class=10**6, judged=[2, 0])
+    fresh = gaussian(20, seed=2)
+    changed = fresh.clone()
+    changed[:, 1] = 1e6
+    assert chosen.columns == 3
+    assert chosen.standardise(fresh).shape == (20, 2)
+    for field in ("score", "p", "normal", "ratios"):
+        found = [getattr(score(chosen, x, zeros(20)), field) for x in (fresh, changed)]
+        assert torch.equal(*found), field
+    alone = Trusted(evidence[:150, [2, 0]], evidence[150:, [2, 0]], zeros(150), None)
+    same = score(Calibration(alone, rate=0.05, per_class=10**6), fresh[:, [2, 0]], zeros(20))
+    assert torch.equal(same.score, score(chosen, fresh, zeros(20)).score)
+
+
+def test_the_residual_is_the_distance_from_the_class_mean_in_spreads_and_can_be_restored() -> None:
+    labels = torch.arange(300) % 3
+    calibrated = calibration(gaussian(600, seed=1) + 3.0 * torch.cat([labels, labels])[:, None], labels=labels)
+    threshold = calibrated.standardise(calibrated.trusted.threshold)
+    residual = calibrated.residual(threshold, labels)
+    for label in range(3):
+        torch.testing.assert_close(residual[labels == label].mean(0), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(residual.square().mean(0), torch.ones(3), atol=1e-5, rtol=0)
+    fresh, y = calibrated.standardise(gaussian(9, seed=2)), torch.arange(9) % 4  # class 3: never seen
+    torch.testing.assert_close(calibrated.restored(calibrated.residual(fresh, y), y), fresh)
+    unseen = y == 3
+    spread = threshold - torch.stack([threshold[labels == label].mean(0) for label in range(3)])[labels]
+    torch.testing.assert_close(
+        calibrated.residual(fresh, y)[unseen], fresh[unseen] / spread.square().mean(0).sqrt(), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_what_more_samples_do_not_take_away_by_hand() -> None:
+    labels = torch.tensor([0] * 40 + [1] * 10)
+    calibrated = calibration(gaussian(100, seed=1), labels=labels)
+    assert calibrated.shared_variance({0: 7}) == pytest.approx(1 / 40)
+    assert calibrated.shared_variance({0: 3, 1: 1}) == pytest.approx(0.75**2 / 40 + 0.25**2 / 10)
+    assert calibrated.shared_variance({5: 2}) == 1.0
+
+
+def test_the_vaccines_score_is_the_mean_likelihood_ratio_of_its_experts() -> None:
+    calibrated = vaccinated(gaussian(400, seed=1), STRAINS)
+    assert calibrated.vaccine is not None
+    assert calibrated.columns == 3 + 1 + 2
+    fresh = gaussian(5, seed=2)
+    logits = calibrated.vaccine.logits(calibrated.standardise(fresh))
+    found = score(calibrated, fresh, zeros(5))
+    torch.testing.assert_close(found.score, logits.exp().mean(1).log())
+    assert found.normal.shape == (5, 6)
+    assert found.ratios.shape == (5, 3)
+
+
+def test_a_vaccine_catches_what_fisher_cannot_know_and_the_rate_holds() -> None:
+    """Evidence that is unusually low in every column is what Fisher's one-sided test calls clean."""
+    attack = gaussian(2_000, seed=31) - 2.0
+    caught, plain, suspected = 0.0, 0.0, 0
+    for seed in range(20):
+        evidence = gaussian(400, seed=100 * seed)
+        known, without = vaccinated(evidence, STRAINS), calibration(evidence)
+        found, fisher = (score(calibrated, attack, zeros(2_000)) for calibrated in (known, without))
+        caught += float((found.score > found.threshold).float().mean()) / 20
+        plain += float((fisher.score > fisher.threshold).float().mean()) / 20
+        clean = score(known, gaussian(500, seed=100 * seed + 50), zeros(500))
+        suspected += int((clean.score > clean.threshold).sum())
+    assert plain < 0.01
+    assert caught > 0.8
+    assert suspected / 10_000 <= 0.05 + 3.5 * (0.05 * 0.95 / 200 / 20 + 0.05 / 10_000) ** 0.5
+
+
+def test_likelihood_ratios_are_at_most_one_on_average_over_clean_samples_and_large_for_their_attack() -> None:
+    calibrated = vaccinated(gaussian(400, seed=1), STRAINS)
+    trusted = score(calibrated, calibrated.trusted.threshold, zeros(200)).ratios
+    assert bool((trusted.mean(0) <= 1 + 1e-5).all())
+    clean = score(calibrated, gaussian(20_000, seed=2), zeros(20_000)).ratios
+    assert bool((clean.mean(0) < 1.2).all())
+    left = score(calibrated, gaussian(500, seed=3) + torch.tensor([2.0, 0, 0]), zeros(500)).ratios
+    low = score(calibrated, gaussian(500, seed=4) - 2.0, zeros(500)).ratios
+    assert float((left[:, 0] > left[:, 1]).float().mean()) > 0.9
+    assert float((low[:, 1] > low[:, 0]).float().mean()) > 0.9
+    assert float(left[:, 0].mean()) > 4
+    assert float(score(calibrated, torch.full((1, 3), 1e6), zeros(1)).ratios.max()) <= 200.1  # what 200 can tell
+
+
+def test_the_unknown_attacks_ratio_is_calibrated_from_fishers_pvalue() -> None:
+    """Without a vaccine it is the only one: 1 / (2 √p), whose mean over clean samples and probe sets is one."""
+    means = []
+    for seed in range(40):
+        calibrated = calibration(gaussian(800, seed=3 * seed))
+        found = score(calibrated, gaussian(1_000, seed=3 * seed + 1), zeros(1_000))
+        torch.testing.assert_close(found.ratios[:, 0], 0.5 / found.p.sqrt())
+        means.append(float(found.ratios.mean()))
+    assert sum(means) / 40 == pytest.approx(0.97, abs=0.05)  # a little less: no p-value is below 1 / 401

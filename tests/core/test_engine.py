@@ -16,7 +16,18 @@ from torch import Tensor
 
 from weir.core import CorrectionConfig, Engine, EngineConfig, GateConfig, GuardConfig, LearnerConfig, SnapshotConfig
 from weir.errors import InvalidProbe
-from weir.types import GuardMode, Reason, Recipe, SampleRef, SampleVerdict, State, Step, StepReport, Verdict
+from weir.types import (
+    EvidenceSet,
+    GuardMode,
+    Reason,
+    Recipe,
+    SampleRef,
+    SampleVerdict,
+    State,
+    Step,
+    StepReport,
+    Verdict,
+)
 
 if TYPE_CHECKING:
     from tests.core.conftest import World
@@ -424,8 +435,8 @@ def test_a_restart_with_other_signals_starts_the_evidence_anew_and_goes_on(image
     generator = torch.Generator().manual_seed(0)
     x, y = torch.rand(420, 1, 8, 8, generator=generator), torch.arange(420) % 3
 
-    def engine(images: bool) -> Engine:
-        made = Engine(image_recipe, EngineConfig(guard=GuardConfig(image_evidence=images)))
+    def engine(chosen: EvidenceSet) -> Engine:
+        made = Engine(image_recipe, EngineConfig(guard=GuardConfig(evidence=chosen)))
         made.set_anchor()
         made.set_probe(x, y, created_at=0, source="tests")
         return made
@@ -433,9 +444,10 @@ def test_a_restart_with_other_signals_starts_the_evidence_anew_and_goes_on(image
     def step(number: int) -> Step:
         return Step(number, x[:20], y[:20], [SampleRef(f"b{number}", row) for row in range(20)], ["ann"] * 20)
 
-    before, after = engine(False), engine(True)
+    before, after = engine(EvidenceSet.NO_IMAGES), engine(EvidenceSet.ALL)
     before.process(step(1))
     after.load_state(before.state())
     assert after.producers()[0].seen == 20
+    assert after.producers()[0].score is None
     assert after.process(step(2)).step_score is not None
     assert after.producers()[0].seen == 40

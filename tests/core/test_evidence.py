@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import statistics
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from weir.core.evidence import Evidence
+from weir.core.evidence import Evidence, View
 from weir.core.familiarity import Familiarity
 from weir.core.network import Network
 from weir.core.task import Classification
-from weir.errors import InvalidSetting
-from weir.types import Recipe
+from weir.types import EvidenceSet, InputSpec, Recipe
 
 if TYPE_CHECKING:
     from tests.core.conftest import World
@@ -25,22 +24,17 @@ TASK = Classification()
 class Scene:
     """Two models of one recipe, trusted samples, and others to gather evidence on."""
 
-    def __init__(self, recipe: Recipe, x: Tensor, y: Tensor, *, images: bool = False) -> None:
+    def __init__(self, recipe: Recipe, x: Tensor, y: Tensor, chosen: EvidenceSet = EvidenceSet.ALL) -> None:
         self.now, self.then = Network(recipe, seed=1), Network(recipe, seed=2)
         self.trusted_x, self.x = self.now.prepare(x[:15]), self.now.prepare(x[15:])
         self.trusted_y, self.y = y[:15], y[15:]
-        self.evidence = Evidence(self.now, TASK, images=images)
+        self.evidence = Evidence(self.now, TASK, chosen)
         self.familiarity = Familiarity(self.trusted_x)
         with torch.no_grad():
             self.influence = self.evidence.influence(self.now.outputs(self.trusted_x), self.trusted_y)
-            self.matrix = self.evidence.matrix(
-                self.x,
-                self.y,
-                self.now.outputs(self.x),
-                self.then.snapshot(),
-                influence=self.influence,
-                familiarity=self.familiarity,
-            )
+            now, then = self.now.outputs(self.x), self.now.outputs(self.x, self.then.snapshot())
+            self.view = View(self.x, self.y, now, then, self.influence, self.familiarity)
+            self.matrix = self.evidence.matrix(self.view)
 
     def column(self, name: str) -> list[float]:
         column: list[float] = self.matrix[:, self.evidence.names.index(name)].tolist()
@@ -118,10 +112,10 @@ def test_mahalanobis_is_the_distance_to_trusted_inputs(scene: Scene) -> None:
 def test_equal_models_are_exactly_zero_apart(world: World) -> None:
     network = world.network()
     x, y = world.samples(9, seed=1)
-    evidence = Evidence(network, TASK, images=False)
+    evidence = Evidence(network, TASK, EvidenceSet.ALL)
     with torch.no_grad():
-        known = {"influence": None, "familiarity": Familiarity(x)}
-        matrix = evidence.matrix(x, y, network.outputs(x), network.snapshot(), **known)  # type: ignore[arg-type]
+        now, then = network.outputs(x), network.outputs(x, network.snapshot())
+        matrix = evidence.matrix(View(x, y, now, then, None, Familiarity(x)))
     moved = ("discrepancy", "reverse", "midpoint", "loss_change", "feature_shift")
     assert not matrix[:, [evidence.names.index(name) for name in moved]].any()
 
@@ -135,21 +129,86 @@ def test_without_features_their_columns_are_zero_and_the_others_stand(world: Wor
     assert all(scene.column("discrepancy"))
 
 
-def test_roughness_is_the_distance_to_the_median_filtered_image(image_recipe: Recipe) -> None:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.rand(18, 1, 8, 8, generator=generator)
-    scene = Scene(image_recipe, x, torch.arange(18) % 3, images=True)
-    mirror = [1, *range(8), 6]
+def test_what_familiarity_has_learned_from_is_measured_as_if_it_had_not(scene: Scene) -> None:
+    parents = scene.trusted_x
+    matrix = scene.evidence.matrix(replace(scene.view, parents=parents))
+    column = scene.evidence.names.index("mahalanobis")
+    torch.testing.assert_close(matrix[:, column], scene.familiarity.leave_one_out(scene.x, parents))
+    others = [other for other in range(matrix.shape[1]) if other != column]
+    assert torch.equal(matrix[:, others], scene.matrix[:, others])
+    assert not torch.equal(matrix[:, column], scene.matrix[:, column])
+
+
+def images(recipe: Recipe) -> Scene:
+    x = torch.rand(18, *recipe.inputs.shape, generator=torch.Generator().manual_seed(0))
+    return Scene(recipe, x, torch.arange(18) % 3)
+
+
+def second_differences(image: list[list[float]]) -> Tensor:
+    """Of one channel, by hand."""
+    lines = [*image, *map(list, zip(*image, strict=True))]
+    return torch.tensor(
+        [abs(line[i] - (line[i - 1] + line[i + 1]) / 2) for line in lines for i in range(1, len(line) - 1)]
+    )
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (2, 5, 8), (1, 3, 3)])
+def test_grain_and_evenness_are_the_quartile_of_second_differences(shape: tuple[int, int, int]) -> None:
+    scene = images(Recipe("mlp", InputSpec(shape, 3, 0.0, 1.0)))
     for row in range(3):
-        image = scene.x[row, 0].tolist()
-        total = 0.0
-        for i in range(8):
-            for j in range(8):
-                patch = [image[mirror[i + a]][mirror[j + b]] for a in range(3) for b in range(3)]
-                total += abs(image[i][j] - statistics.median(patch))
-        assert scene.column("roughness")[row] == pytest.approx(total / 64, rel=1e-5)
+        found = torch.cat([second_differences(channel.tolist()) for channel in scene.x[row]])
+        quartile = float(found.quantile(0.25))
+        assert scene.column("grain")[row] == pytest.approx(quartile, rel=1e-5)
+        assert scene.column("evenness")[row] == pytest.approx(quartile / (float(found.mean()) + 1e-4), rel=1e-4)
 
 
-def test_image_signals_of_what_is_no_image_are_refused(world: World) -> None:
-    with pytest.raises(InvalidSetting, match=r"image_evidence.*\[6\]"):
-        Evidence(world.network(), TASK, images=True)
+def test_noise_everywhere_stands_out_where_structure_does_not() -> None:
+    """Checked per image: a smooth one with one sharp edge, and the same with a little noise on it."""
+    scene = images(Recipe("mlp", InputSpec((1, 16, 16), 3, 0.0, 1.0)))
+    structure = torch.zeros(3, 1, 16, 16)
+    structure[..., 8:] = 0.8
+    noise = 8 / 255 * torch.randn(3, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+    grain, evenness = (scene.evidence.names.index(name) for name in ("grain", "evenness"))
+    outputs = replace(
+        scene.view, y=scene.y[:3], current=scene.now.outputs(structure), historical=scene.then.outputs(structure)
+    )
+    smooth, noisy = (scene.evidence.matrix(replace(outputs, x=x)) for x in (structure, structure + noise))
+    assert not smooth[:, [grain, evenness]].any()
+    assert bool((noisy[:, grain] > 0.01).all())
+    assert bool((noisy[:, evenness] > 0.2).all())
+
+
+@pytest.mark.parametrize(
+    ("shape", "are_images"),
+    [((1, 3, 3), True), ((3, 8, 8), True), ((1, 2, 8), False), ((1, 8, 2), False), ((64,), False), ((8, 8), False)],
+)
+def test_image_signals_are_there_where_x_is_an_image(shape: tuple[int, ...], are_images: bool) -> None:
+    scene = images(Recipe("mlp", InputSpec(shape, 3)))
+    assert (scene.evidence.names[-2:] == ("grain", "evenness")) == are_images
+    assert scene.matrix.shape == (3, 9 + 2 * are_images)
+    assert bool(scene.matrix.isfinite().all())
+
+
+OF_X = {"mahalanobis", "grain", "evenness"}
+DIVERGENCES = {"discrepancy", "reverse", "midpoint"}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "left_out"),
+    [
+        (EvidenceSet.ALL, set()),
+        (EvidenceSet.NO_IMAGES, {"grain", "evenness"}),
+        (EvidenceSet.MODEL, OF_X),
+        (EvidenceSet.COMPANIONS, DIVERGENCES),
+    ],
+)
+def test_an_evidence_set_judges_all_but_what_it_leaves_out(
+    image_recipe: Recipe, chosen: EvidenceSet, left_out: set[str]
+) -> None:
+    evidence = Evidence(Network(image_recipe), TASK, chosen)
+    assert [evidence.names[column] for column in evidence.judged] == [n for n in evidence.names if n not in left_out]
+    assert left_out < set(evidence.names)
+
+
+def test_the_papers_measure_alone_judges_its_own_column(image_recipe: Recipe) -> None:
+    assert list(Evidence(Network(image_recipe), TASK, EvidenceSet.DISCREPANCY).judged) == [0]

@@ -45,5 +45,25 @@ def test_leaving_one_out_equals_learning_without_it(features: int) -> None:
     trusted = torch.randn(60, features, generator=generator) * torch.linspace(1, 7, features)
     left_out = [Familiarity(trusted[torch.arange(60) != row]).distance(trusted[row : row + 1]) for row in range(60)]
     known = Familiarity(trusted)
-    torch.testing.assert_close(known.leave_one_out(trusted), torch.cat(left_out), rtol=0.06, atol=0)
+    torch.testing.assert_close(known.leave_one_out(trusted, trusted), torch.cat(left_out), rtol=0.06, atol=0)
     assert bool((known.distance(trusted) < torch.cat(left_out)).all())
+
+
+@pytest.mark.parametrize("features", [6, 200], ids=["few features", "more features than samples"])
+def test_what_was_made_from_a_trusted_sample_is_measured_without_that_sample(features: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    trusted = torch.randn(60, features, generator=generator) * torch.linspace(1, 7, features)
+    moved = trusted + 0.5 * torch.randn(60, features, generator=generator).sign()
+    without = [Familiarity(trusted[torch.arange(60) != row]).distance(moved[row : row + 1]) for row in range(60)]
+    known = Familiarity(trusted)
+    torch.testing.assert_close(known.leave_one_out(moved, trusted), torch.cat(without), rtol=0.06, atol=0)
+    if features == 200:  # with the parent in the covariance it would look familiar
+        assert bool((known.distance(moved) < 0.9 * torch.cat(without)).all())
+
+
+def test_a_parent_that_is_trusted_twice_over_is_still_known() -> None:
+    """Only one of the two is left out: the other makes it familiar."""
+    trusted = torch.randn(30, 40, generator=torch.Generator().manual_seed(2))
+    twice = torch.cat([trusted, trusted[:1]])
+    alone, doubled = (Familiarity(x).leave_one_out(trusted[:1], trusted[:1]) for x in (trusted, twice))
+    assert float(doubled) < 0.5 * float(alone)

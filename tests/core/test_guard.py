@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from weir.core import CorrectionConfig, Engine, GateConfig, GuardConfig, LearnerConfig, SnapshotConfig
+from weir.core.vaccine import Poisoner
 from weir.errors import InvalidProbe
+from weir.redteam import Cocktail
 from weir.types import GuardMode, Reason, SampleVerdict, Standing, Step, StepReport, Verdict
 
 if TYPE_CHECKING:
@@ -177,7 +179,7 @@ def test_a_hostile_producer_is_held_whole_and_its_neighbours_are_not(world: Worl
     assert sum(v.verdict is Verdict.QUARANTINE for v in ours) <= 2
     assert {v.reason for v in ours} <= {Reason.CLEAN, Reason.SAMPLE}
     standing = {record.producer: record.standing for record in engine.producers()}
-    assert standing == {"ann": Standing.GOOD, "eve": Standing.WATCHED}
+    assert standing == {"ann": Standing.GOOD, "eve": Standing.SUSPENDED}
 
 
 def test_a_step_alarm_that_no_producer_explains_holds_the_step(world: World) -> None:
@@ -275,3 +277,69 @@ def test_a_step_that_alarms_for_one_producer_condemns_nobody_else(world: World) 
     reasons = {v.reason for v, name in zip(report.verdicts, report.producers, strict=True) if name == "good"}
     assert reasons <= {Reason.CLEAN, Reason.SAMPLE}
     assert report.updated
+
+
+def caught(world: World, poisoner: Poisoner | None, *, rate: float) -> tuple[float, float]:
+    """Of 1,000 flipped labels before any update: the share above the threshold, and at exactly this rate.
+
+    The latter is above so many of 1,000 honest samples of the same step, so that no calibration is compared.
+    """
+    above = exact = 0.0
+    for seed in range(4):
+        engine = world.engine(probe=0, poisoner=poisoner, guard=guard(sample_rate=rate, per_class=10**6))
+        engine.set_probe(*world.samples(900, seed=11 + seed), created_at=0, source="tests")
+        report = engine.process(world.step(1, n=2_000, flipped=1_000))
+        scores = torch.tensor([v.score or 0.0 for v in report.verdicts])
+        assert report.sample_threshold is not None
+        assert float((scores[1_000:] > report.sample_threshold).float().mean()) < 3 * rate
+        above += float((scores[:1_000] > report.sample_threshold).float().mean()) / 4
+        exact += float((scores[:1_000] > scores[1_000:].quantile(1 - rate)).float().mean()) / 4
+    return above, exact
+
+
+def test_a_vaccine_catches_more_flipped_labels_than_fisher_at_the_same_rate(world: World) -> None:
+    fisher, vaccinated = (caught(world, poisoner, rate=0.01) for poisoner in (None, Cocktail()))
+    assert vaccinated[0] > fisher[0] + 0.03
+    assert vaccinated[1] > fisher[1] + 0.01
+    assert vaccinated[1] > 0.95
+
+
+def test_a_suspended_producer_survives_a_restart_and_stays_held(world: World) -> None:
+    config: dict[str, Any] = {
+        "guard": guard(producer_rate=1e-4, step_rate=1e-4, producer_window=30),
+        "poisoner": Cocktail(epsilons=(0.3,)),
+    }
+    engine, again = world.engine(**config), world.engine(**config)
+    for number in range(4):
+        engine.process(
+            mixed(number, world.step(number, n=30), world.step(10 + number, n=15, flipped=15, producer="eve"))
+        )
+    again.load_state(engine.state())
+    assert again.producers() == engine.producers()
+    assert {r.producer: r.standing for r in again.producers()} == {"ann": Standing.GOOD, "eve": Standing.SUSPENDED}
+    honest = mixed(5, world.step(5, n=30), world.step(15, n=15, producer="eve"))
+    report = again.process(honest)
+    assert {v.reason for v, p in zip(report.verdicts, report.producers, strict=True) if p == "eve"} == {Reason.PRODUCER}
+    assert report.alarmed_producers == ("eve",)
+    assert report == replace(engine.process(honest), seconds=report.seconds)
+
+
+def test_producers_that_change_together_are_told_as_drift_and_go_on_learning(world: World) -> None:
+    """The same new noise in all samples: of five producers it is drift, of one it is an alarm.
+
+    Two steps and a window pass before the others are known well enough, hence the steps that are counted.
+    """
+    how = {"sample_rate": 0.05, "step_rate": 1e-3, "producer_rate": 1e-3}
+    accepted, drift = {}, {}
+    for producers in (5, 1):
+        engine = world.engine(learner=LearnerConfig(lr=0.0), guard=guard(**how))
+        names = [f"p{row % producers}" for row in range(60)]
+        reports = []
+        for number in range(1, 21):
+            x, y = world.samples(60, seed=number, spread=0.24)
+            reports.append(engine.process(replace(world.of(number, x, y), producers=names)))
+        accepted[producers] = sum(report.counts[Verdict.ACCEPT] for report in reports[5:]) / (15 * 60)
+        drift[producers] = sum(report.drift for report in reports[5:])
+    assert accepted[5] > 0.85
+    assert accepted[1] == 0.0
+    assert drift == {5: 15, 1: 0}

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from statistics import NormalDist
 
 import pytest
 import torch
 from torch import Tensor
 
+from weir.core import mixture
 from weir.core import producers as module
-from weir.core.calibration import Calibration, Trusted
+from weir.core.calibration import Calibration, Scores, Trusted, group_threshold
 from weir.core.config import GuardConfig
-from weir.core.producers import Producers
-from weir.types import Reason, SampleVerdict, Standing, State, Verdict
+from weir.core.producers import ALLOWANCE, Alarm, Producers
+from weir.types import ProducerReport, Reason, SampleVerdict, Standing, State, Verdict
 
 TRUSTED = 200
 
@@ -29,13 +32,25 @@ def scores(n: int, *, seed: int, shift: float = 0.0) -> Tensor:
     return torch.randn(n, 4, generator=torch.Generator().manual_seed(seed)) + shift
 
 
-def observe(producers: Producers, normal: Tensor, names: list[str], calibration: Calibration) -> frozenset[str]:
+def of(normal: Tensor, ratios: Tensor | None = None) -> Scores:
+    """Normal scores (n, 4), and the likelihood ratios of an attack that shifts the first column by one."""
+    nothing = torch.zeros(len(normal))
+    if ratios is None:
+        ratios = (normal[:, :1] - 0.5).exp()
+    return Scores(nothing, nothing + 0.5, nothing + 1, normal, ratios)
+
+
+def observe(producers: Producers, normal: Tensor, names: list[str], calibration: Calibration) -> Mapping[str, Alarm]:
     """One step in which every sample is of class 0."""
-    return producers.observe(normal, [0] * len(names), names, calibration)
+    return producers.observe(of(normal), [0] * len(names), names, calibration)
 
 
-def watched(producers: Producers) -> set[str]:
-    return {report.producer for report in producers.report() if report.standing is Standing.WATCHED}
+def standing(producers: Producers) -> dict[str, Standing]:
+    return {report.producer: report.standing for report in producers.report()}
+
+
+def record(producers: Producers, name: str = "ann") -> ProducerReport:
+    return next(report for report in producers.report() if report.producer == name)
 
 
 def test_the_score_is_the_statistic_of_the_window_by_hand(calibration: Calibration) -> None:
@@ -53,7 +68,7 @@ def test_the_window_covers_the_newest_samples_with_whole_steps(calibration: Cali
     producers = Producers(GuardConfig(producer_window=10))
     for n in (4, 4, 4, 7):
         observe(producers, torch.ones(n, 4) * n, ["ann"] * n, calibration)
-    kept = producers.state().values["windows"]["ann"]["chunks"]
+    kept = producers.state().values["records"]["ann"]["chunks"]
     assert [classes for classes, _ in kept] == [[(0, 4)], [(0, 7)]]
 
 
@@ -75,12 +90,12 @@ def test_only_the_hostile_producer_alarms_and_stands_good_again_when_it_stops(ca
         alarmed = observe(
             producers, torch.cat([scores(10, seed=100 + step), hostile]), ["ann"] * 10 + ["eve"] * 10, calibration
         )
-    assert alarmed == {"eve"}
-    assert watched(producers) == {"eve"}
+    assert set(alarmed) == {"eve"}
+    assert standing(producers) == {"ann": Standing.GOOD, "eve": Standing.WATCHED}
     for step in range(8):
         alarmed = observe(producers, scores(10, seed=step, shift=-0.2), ["eve"] * 10, calibration)
     assert not alarmed
-    assert not watched(producers)
+    assert set(standing(producers).values()) == {Standing.GOOD}
 
 
 def test_clean_windows_alarm_at_no_more_than_the_rate(calibration: Calibration) -> None:
@@ -125,16 +140,141 @@ def test_a_window_is_bounded_however_small_the_steps(calibration: Calibration) -
     producers = Producers(GuardConfig(producer_window=20))
     for seed in range(300):
         observe(producers, scores(1, seed=seed), ["ann"], calibration)
-    assert len(producers.state().values["windows"]["ann"]["chunks"]) == 20
+    assert len(producers.state().values["records"]["ann"]["chunks"]) == 20
 
 
 def test_a_restart_goes_on_alike(calibration: Calibration) -> None:
     one, other = (Producers(GuardConfig(producer_window=10)) for _ in range(2))
     for seed in range(5):
-        observe(one, scores(6, seed=seed, shift=0.5), ["bob", "ann", "eve"] * 2, calibration)
+        shift = torch.tensor([0.5, 0.5, 6.0] * 2)[:, None]
+        observe(one, scores(6, seed=seed) + shift, ["bob", "ann", "eve"] * 2, calibration)
         one.count(["bob"], [SampleVerdict(Verdict.QUARANTINE, Reason.SAMPLE)])
     other.load_state(State({}, json.loads(json.dumps(one.state().values))))
     assert other.report() == one.report()
-    for producers in (one, other):
-        observe(producers, scores(3, seed=9), ["ann", "bob", "new"], calibration)
+    assert standing(other)["eve"] is Standing.SUSPENDED
+    alarms = [observe(p, scores(4, seed=9), ["ann", "bob", "new", "eve"], calibration) for p in (one, other)]
     assert other.report() == one.report()
+    assert other.state() == one.state()
+    assert set(alarms[0]) == set(alarms[1]) >= {"eve"}
+    assert torch.equal(alarms[0]["eve"].believed, alarms[1]["eve"].believed)
+
+
+def forgiven() -> float:
+    """What a clean sample of one class may rise without being held against its producer."""
+    return ALLOWANCE + group_threshold(0.001, 4) * math.sqrt(1 / TRUSTED)
+
+
+def test_the_sequential_score_is_a_cusum_of_every_column_by_hand(calibration: Calibration) -> None:
+    producers = Producers(GuardConfig(producer_window=2))
+    held = [0.0] * 4
+    limit = math.log(4 / 0.001) / (2 * ALLOWANCE)
+    for seed in range(30):
+        step = scores(3, seed=seed, shift=0.0 if seed < 10 else 1.2)
+        observe(producers, step, ["ann"] * 3, calibration)
+        for column in range(4):
+            moved = held[column] + float(step[:, column].sum()) - 3 * forgiven()
+            held[column] = min(max(0.0, moved), 2 * limit)
+        assert record(producers).sequential_score == pytest.approx(max(held), rel=1e-5, abs=1e-5)
+    assert record(producers).sequential_threshold == pytest.approx(limit)
+    assert max(held) > limit  # it has been in use up to there
+
+
+def test_what_no_window_shows_adds_up(calibration: Calibration) -> None:
+    """Samples in steps of three, each less suspect than a window must be: together they are enough."""
+    producers = Producers(GuardConfig(producer_window=3, producer_rate=1e-4))
+    rises = torch.tensor([1.5, -0.5, -0.5, -0.5]) + torch.zeros(3, 4)
+    seen = []
+    for _ in range(40):
+        alarms = observe(producers, rises, ["ann"] * 3, calibration)
+        found = record(producers)
+        assert found.score is not None
+        assert found.threshold is not None
+        assert found.score < found.threshold
+        assert set(alarms) == ({"ann"} if found.standing is Standing.SUSPENDED else set())
+        seen.append(found.standing)
+    assert set(seen) == {Standing.GOOD, Standing.SUSPENDED}
+    assert seen == sorted(seen, key=[Standing.GOOD, Standing.SUSPENDED].index)
+
+
+def test_a_suspended_producer_stays_so_until_its_evidence_is_gone_and_can_make_amends(calibration: Calibration) -> None:
+    producers = Producers(GuardConfig(producer_window=10))
+    for seed in range(300):
+        observe(producers, scores(10, seed=seed, shift=2.0), ["eve"] * 10, calibration)
+    clean = torch.full((10, 4), -0.1)
+    most = 2 * math.log(4 / 0.001) / (2 * ALLOWANCE) / (0.1 + forgiven())  # samples: the score is capped
+    needed = 0
+    while record(producers, "eve").standing is Standing.SUSPENDED:
+        alarms = observe(producers, clean, ["eve"] * 10, calibration)
+        needed += 10
+        assert needed <= most + 10
+        assert bool(alarms) == (record(producers, "eve").sequential_score != 0.0)
+        assert all(alarm.whole for alarm in alarms.values())
+    assert needed >= most - 10  # long after its window of ten was clean
+    assert not observe(producers, clean, ["eve"] * 10, calibration)
+
+
+def test_nobody_is_suspended_whose_samples_look_like_no_attack(calibration: Calibration) -> None:
+    """All of them are unusual, none like what is known of attacks: watched, and held one by one."""
+    producers = Producers(GuardConfig())
+    strange = scores(20, seed=1, shift=3.0)
+    for _ in range(5):
+        alarms = producers.observe(of(strange, torch.full((20, 1), 0.1)), [0] * 20, ["ann"] * 20, calibration)
+    found = record(producers)
+    assert found.standing is Standing.WATCHED
+    assert found.sequential_score is not None
+    assert found.sequential_threshold is not None
+    assert found.sequential_score > found.sequential_threshold
+    assert found.suspect_share is not None
+    assert found.suspect_share < 0.05
+    assert not alarms["ann"].whole
+
+
+@pytest.mark.parametrize(("hostile", "whole"), [(6, False), (14, True)])
+def test_an_alarm_is_of_all_samples_where_most_look_like_an_attack(
+    calibration: Calibration, hostile: int, whole: bool
+) -> None:
+    producers = Producers(GuardConfig())
+    normal = scores(20, seed=3)
+    normal[:hostile] += 4.0
+    ratios = torch.where(torch.arange(20) < hostile, 50.0, 0.2)[:, None]
+    for _ in range(5):
+        alarms = producers.observe(of(normal, ratios), [0] * 20, ["ann"] * 20, calibration)
+    assert alarms["ann"].whole == whole
+    assert mixture.suspect_share(alarms["ann"].believed) == pytest.approx(hostile / 20, abs=0.08)
+    assert record(producers).suspect_share == pytest.approx(mixture.suspect_share(alarms["ann"].believed))
+    assert record(producers).standing is (Standing.SUSPENDED if whole else Standing.WATCHED)
+
+
+def test_clean_excursions_reach_the_sequential_threshold_at_no_more_than_the_rate() -> None:
+    """Some thousand excursions from nought, against so many trusted samples that they forgive next to nothing."""
+    evidence = torch.randn(40_000, 3, generator=torch.Generator().manual_seed(0))
+    trusted = Trusted(evidence[:100], evidence[100:], torch.zeros(39_900, dtype=torch.int64), None)
+    calibrated = Calibration(trusted, rate=0.05, per_class=10**6)
+    rate, started, reached = 0.1, 0, 0
+    producers = Producers(GuardConfig(producer_window=2, producer_rate=rate))
+    before, counted = [0.0] * 4, [False] * 4
+    limit = math.log(4 / rate) / (2 * ALLOWANCE)
+    for row in scores(6_000, seed=5):
+        observe(producers, row[None], ["ann"], calibrated)
+        now = producers.state().values["records"]["ann"]["cumulative"]
+        for column in range(4):
+            if before[column] == 0.0 < now[column]:
+                started, counted[column] = started + 1, False
+            if now[column] >= limit and not counted[column]:
+                reached, counted[column] = reached + 1, True
+        before = now
+    assert started > 2_000
+    assert 0 < reached / started <= rate / 4
+
+
+def test_forgetting_takes_the_evidence_and_leaves_the_counts(calibration: Calibration) -> None:
+    producers = Producers(GuardConfig())
+    for seed in range(5):
+        observe(producers, scores(20, seed=seed, shift=3.0), ["eve"] * 20, calibration)
+    producers.count(["eve"] * 2, [SampleVerdict(Verdict.QUARANTINE, Reason.PRODUCER)] * 2)
+    assert record(producers, "eve").standing is Standing.SUSPENDED
+    producers.forget()
+    found = record(producers, "eve")
+    assert (found.seen, found.held, found.standing) == (2, 2, Standing.GOOD)
+    assert (found.score, found.sequential_score, found.suspect_share) == (None, None, None)
+    assert not observe(producers, scores(20, seed=9), ["eve"] * 20, calibration)

@@ -1,0 +1,285 @@
+"""The vaccine is made from the probe set's fit part alone, and what is computed once is not computed twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from weir.core import Engine, GuardConfig, LearnerConfig
+from weir.core.measurement import VACCINE_SAMPLES, Measurement
+from weir.core.network import Network
+from weir.core.probe import SHARES, ProbeSet
+from weir.core.snapshots import Snapshot
+from weir.core.task import Classification
+from weir.core.vaccine import Strain
+from weir.types import GuardMode, InputSpec, Recipe, State, StepReport
+
+if TYPE_CHECKING:
+    from tests.core.conftest import World
+
+CALM: dict[str, Any] = {"sample_rate": 0.01, "step_rate": 1e-6, "producer_rate": 1e-6}
+
+
+def contents(module: nn.Module) -> dict[str, bytes]:
+    """Every parameter, buffer and gradient of a module, and whether it is training."""
+    held = {name: tensor.detach().numpy().tobytes() for name, tensor in module.state_dict().items()}
+    gradients = {f"{name}.grad": repr(p.grad).encode() for name, p in module.named_parameters()}
+    flags = {f"{name}.training": str(m.training).encode() for name, m in module.named_modules()}
+    wanted = {f"{name}.requires_grad": str(p.requires_grad).encode() for name, p in module.named_parameters()}
+    return held | gradients | flags | wanted
+
+
+@dataclass
+class Recorder:
+    """A poisoner that flips labels and moves a little, and writes down what it was given."""
+
+    calls: list[tuple[Tensor, Tensor, Tensor | None, Tensor | None, int]] = field(default_factory=list)
+
+    def __call__(
+        self, module: nn.Module, x: Tensor, y: Tensor, *, low: Tensor | None, high: Tensor | None, seed: int
+    ) -> Sequence[Strain]:
+        self.calls.append((x.clone(), y.clone(), low, high, seed))
+        everyone = torch.arange(len(y))
+        moved = x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)).sign()
+        return [Strain("flip", x, (y + 1) % 3, everyone), Strain("noise", moved, y, everyone)]
+
+
+def samples_of(x: Tensor, y: Tensor) -> set[bytes]:
+    """Every sample with its label, bit for bit."""
+    return {row.numpy().tobytes() + bytes([int(label)]) for row, label in zip(x, y, strict=True)}
+
+
+def parts(engine: Engine, x: Tensor, y: Tensor) -> dict[str, set[bytes]]:
+    """The prepared samples of each part of a probe set."""
+    probe = ProbeSet(x, y, created_at=0.0, source="tests")
+    found = {name: probe.part(name) for name in SHARES}
+    return {name: samples_of(engine.network.prepare(part.x), part.y) for name, part in found.items()}
+
+
+def through_json(state: State) -> State:
+    tensors = {name: tensor.clone() for name, tensor in state.tensors.items()}
+    return State(tensors, json.loads(json.dumps(dict(state.values))))
+
+
+def run(world: World, engine: Engine, first: int, last: int) -> list[StepReport]:
+    return world.run(engine, first, last, n=24, flipped=2)
+
+
+def test_the_vaccine_never_sees_the_stream_nor_what_decides_about_it(world: World) -> None:
+    recorder = Recorder()
+    engine = world.engine(poisoner=recorder, guard=GuardConfig(**CALM, vaccine_refresh=3), probe=900)
+    run(world, engine, 1, 10)
+    known = parts(engine, *world.samples(900, seed=11))
+    stream: set[bytes] = set()
+    for number in range(1, 11):
+        step = world.step(number, n=24, flipped=2)
+        stream |= samples_of(engine.network.prepare(step.x), step.y)
+    assert len(recorder.calls) == 4
+    for x, y, *_ in recorder.calls:
+        seen = samples_of(x, y)
+        assert len(seen) == VACCINE_SAMPLES
+        assert seen <= known["fit"]
+        assert not seen & (known["threshold"] | known["gate"] | known["report"] | stream)
+
+
+def test_prepared_samples_and_prepared_bounds_are_given(world: World) -> None:
+    """Bytes in, standardised: the poisoner works in the units of the model."""
+    inputs = InputSpec((6,), 3, 0.0, 1.0, center=(0.5,) * 6, scale=(0.25,) * 6)
+    recorder = Recorder()
+    engine = Engine(Recipe("mlp", inputs, {"hidden": 8}), world.config(), poisoner=recorder)
+    engine.set_anchor()
+    x, y = world.samples(420, seed=11)
+    whole = (x * 255).round().to(torch.uint8)
+    engine.set_probe(whole, y, created_at=0, source="tests")
+    engine.process(world.step(1))
+    ((seen_x, seen_y, low, high, _),) = recorder.calls
+    assert samples_of(seen_x, seen_y) <= parts(engine, whole, y)["fit"]
+    assert float(seen_x.min()) < -0.5  # no longer in [0, 1]
+    assert low is not None
+    assert high is not None
+    assert (low.tolist(), high.tolist()) == ([-2.0] * 6, [2.0] * 6)
+
+
+@pytest.mark.parametrize("refresh", [1, 4])
+def test_it_is_made_once_in_so_many_steps_and_says_how_old_it_is(world: World, refresh: int) -> None:
+    recorder = Recorder()
+    engine = world.engine(poisoner=recorder, guard=GuardConfig(**CALM, vaccine_refresh=refresh))
+    ages, calls = [], []
+    for number in range(1, 11):
+        ages.append(run(world, engine, number, number)[0].vaccine_age)
+        calls.append(len(recorder.calls))
+    assert ages == [step % refresh for step in range(10)]
+    assert calls == [1 + step // refresh for step in range(10)]
+    assert len({seed for *_, seed in recorder.calls}) == len(recorder.calls)  # new poison each time
+
+
+def test_a_rare_calibration_does_not_put_off_the_vaccine_by_more_than_itself(world: World) -> None:
+    recorder = Recorder()
+    engine = world.engine(poisoner=recorder, guard=GuardConfig(**CALM, vaccine_refresh=4, refresh=3))
+    ages = [report.vaccine_age for report in run(world, engine, 1, 12)]
+    assert ages == [0, 1, 2, 3, 4, 5] * 2
+    assert len(recorder.calls) == 2
+
+
+def test_making_it_leaves_the_module_and_the_running_generator_as_they_were(noisy_world: World) -> None:
+    world = noisy_world
+    held: list[dict[str, bytes]] = []
+
+    class Watching(Recorder):
+        def __call__(self, module: nn.Module, x: Tensor, y: Tensor, **how: Any) -> Sequence[Strain]:
+            held.append(contents(module))
+            return super().__call__(module, x, y, **how)
+
+    engine = world.engine(poisoner=Watching(), guard=GuardConfig(**CALM, vaccine_refresh=1, mode=GuardMode.OBSERVE))
+    plain = world.engine(guard=GuardConfig(**CALM, mode=GuardMode.OBSERVE))
+    torch.manual_seed(5)
+    generator = torch.get_rng_state()
+    for number in range(1, 4):
+        before = contents(engine.network.module)
+        run(world, engine, number, number)
+        run(world, plain, number, number)
+        assert held[-1] == before  # the learner comes after the guard
+    assert contents(engine.network.module) == contents(plain.network.module)
+    assert torch.equal(torch.get_rng_state(), generator)
+
+
+def test_a_restored_engine_reports_as_the_one_that_ran_on(noisy_world: World) -> None:
+    world = noisy_world
+    how: dict[str, Any] = {"guard": GuardConfig(**CALM, vaccine_refresh=6), "learner": LearnerConfig(lr=0.05)}
+    recorders = [Recorder() for _ in range(3)]
+    straight, first, second = (world.engine(poisoner=recorder, **how) for recorder in recorders)
+    expected = run(world, straight, 1, 15)
+    begun = run(world, first, 1, 9)
+    state = first.state()
+    assert any("vaccine" in name for name in state.tensors)
+    second.load_state(through_json(state))
+    assert begun + run(world, second, 10, 15) == expected
+    assert [report.vaccine_age for report in expected] == [step % 6 for step in range(15)]
+    assert [len(recorder.calls) for recorder in recorders] == [3, 2, 1]  # at step 13, and not after the restart
+    plain = run(world, world.engine(**how), 1, 15)
+    assert [r.verdicts for r in plain] != [r.verdicts for r in expected]  # it does make a difference
+
+
+def test_without_a_poisoner_there_is_no_vaccine(world: World) -> None:
+    engine = world.engine()
+    assert {report.vaccine_age for report in run(world, engine, 1, 3)} == {None}
+    assert not any("vaccine" in name for name in engine.state().tensors)
+
+
+@pytest.mark.parametrize("guard", [{"vaccine": False}, {"mode": GuardMode.DSC}, {"mode": GuardMode.OFF}])
+def test_nor_where_it_is_switched_off_or_of_no_use(world: World, guard: dict[str, Any]) -> None:
+    recorder = Recorder()
+    engine = world.engine(poisoner=recorder, guard=GuardConfig(**CALM, **guard, dsc_base=None))
+    assert {report.vaccine_age for report in run(world, engine, 1, 3)} == {None}
+    assert recorder.calls == []
+
+
+@pytest.mark.parametrize("replaced", ["anchor", "probe set", "model"])
+def test_another_anchor_probe_set_or_model_is_vaccinated_against_anew(world: World, replaced: str) -> None:
+    recorder = Recorder()
+    engine = world.engine(poisoner=recorder, guard=GuardConfig(**CALM, vaccine_refresh=100))
+    older = engine.state()
+    assert [report.vaccine_age for report in run(world, engine, 1, 3)] == [0, 1, 2]
+    match replaced:
+        case "anchor":
+            engine.set_anchor()
+        case "probe set":
+            engine.set_probe(*world.samples(420, seed=12), created_at=0, source="tests")
+        case _:
+            engine.roll_back(older)
+    assert [report.vaccine_age for report in run(world, engine, 4, 5)] == [0, 1]
+    assert len(recorder.calls) == 2
+    seen = samples_of(*recorder.calls[-1][:2])
+    assert seen <= parts(engine, *world.samples(420, seed=12 if replaced == "probe set" else 11))["fit"]
+
+
+def test_strains_of_one_name_are_learned_together(world: World) -> None:
+    """Two strains under one name are one attack, with one expert."""
+
+    def twice(module: nn.Module, x: Tensor, y: Tensor, **how: Any) -> Sequence[Strain]:
+        everyone = torch.arange(len(y))
+        return [Strain("flip", x, (y + shift) % 3, everyone) for shift in (1, 2)]
+
+    engine = world.engine(poisoner=twice)
+    run(world, engine, 1, 1)
+    state = engine.state().part("guard").part("vaccine")
+    assert state.values["names"] == ["flip"]
+    assert state.tensors["weights"].shape[0] == 1
+
+
+@dataclass
+class Counter:
+    """Counts the samples that go forward, by the size of what they go in."""
+
+    sizes: list[int] = field(default_factory=list)
+
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self.sizes.append(len(inputs[0]))
+
+
+def test_a_snapshots_outputs_on_the_probe_set_are_computed_once(world: World) -> None:
+    network = world.network()
+    measurement = Measurement(network, Classification(), GuardConfig(**CALM), None)
+    measurement.probe = ProbeSet(*world.samples(420, seed=11), created_at=0.0, source="tests")
+    fit, threshold = (len(measurement.probe.part(name).y) for name in ("fit", "threshold"))
+    assert fit != threshold
+    counter = Counter()
+    network.module.register_forward_pre_hook(counter)
+
+    def forwards(snapshot: Snapshot) -> list[int]:
+        counter.sizes.clear()
+        measurement.trusted(snapshot)
+        return sorted(counter.sizes)
+
+    one = Snapshot(0, network.snapshot())
+    both, now = sorted([fit, threshold] * 2), sorted([fit, threshold])
+    assert forwards(one) == both  # now and then
+    assert forwards(one) == forwards(one) == now  # then is known
+    other = Snapshot(0, network.snapshot())
+    assert forwards(other) == both  # another snapshot is not taken for the first
+    assert forwards(other) == now
+    measurement.probe = ProbeSet(*world.samples(420, seed=12), created_at=0.0, source="tests")
+    assert forwards(other) == both
+
+
+def test_what_is_remembered_is_what_would_be_measured(world: World) -> None:
+    """After the model has moved on: the same evidence as from a measurement that remembers nothing."""
+    network = world.network()
+    probe = ProbeSet(*world.samples(420, seed=11), created_at=0.0, source="tests")
+
+    def measurement() -> Measurement:
+        made = Measurement(network, Classification(), GuardConfig(**CALM), None)
+        made.probe = probe
+        return made
+
+    snapshot, old = Snapshot(0, network.snapshot()), measurement()
+    first = old.trusted(snapshot)
+    other = Network(world.recipe, seed=9)
+    network.load(other.snapshot())
+    found, fresh = old.trusted(snapshot), measurement().trusted(snapshot)
+    assert torch.equal(found.fit, fresh.fit)
+    assert torch.equal(found.threshold, fresh.threshold)
+    assert not torch.equal(found.fit, first.fit)
+
+
+def test_the_fit_part_is_measured_as_if_it_were_not_known(world: World) -> None:
+    """Else crafted and trusted samples would differ by what familiarity has learned, and not by what they are."""
+    network = world.network()
+    measurement = Measurement(network, Classification(), GuardConfig(**CALM), None)
+    measurement.probe = ProbeSet(*world.samples(420, seed=11), created_at=0.0, source="tests")
+    trusted = measurement.trusted(Snapshot(0, network.snapshot()))
+    distance = measurement.names.index("mahalanobis")
+    own, fresh = trusted.fit[:, distance], trusted.threshold[:, distance]
+    assert float(own.mean()) == pytest.approx(float(fresh.mean()), rel=0.1)
+    part = measurement.probe.part("fit")
+    with torch.no_grad():
+        known = measurement.matrix(
+            part.x, part.y, network.outputs(part.x), Snapshot(0, network.snapshot()), trusted.influence
+        )
+    assert bool((known[:, distance] < own).all())
