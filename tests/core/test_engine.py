@@ -17,6 +17,7 @@ from torch import Tensor
 from weir.core import CorrectionConfig, Engine, EngineConfig, GateConfig, GuardConfig, LearnerConfig, SnapshotConfig
 from weir.errors import InvalidProbe
 from weir.types import (
+    DeclinePolicy,
     EvidenceSet,
     GuardMode,
     Reason,
@@ -451,3 +452,27 @@ def test_a_restart_with_other_signals_starts_the_evidence_anew_and_goes_on(image
     assert after.producers()[0].score is None
     assert after.process(step(2)).step_score is not None
     assert after.producers()[0].seen == 40
+
+
+def test_a_rollback_to_the_best_puts_its_weights_back_and_survives_a_restart(world: World) -> None:
+    """Released samples with wrong labels hurt a little each time; the decline passes its bound in the end."""
+    gate = GateConfig(tolerance=10.0, decline=0.02, decline_policy=DeclinePolicy.ROLLBACK)
+    engine = world.engine(gate=gate, learner=LearnerConfig(lr=0.02))
+    for number in range(1, 4):
+        assert engine.process(world.step(number)).updated
+    x, y = world.samples(60, seed=3)
+    for number in range(4, 60):
+        again = world.engine(gate=gate, learner=LearnerConfig(lr=0.02))
+        again.load_state(engine.state())
+        step = world.of(number, x, (y + 1) % 3, released=True)
+        report, repeated = engine.process(step), again.process(step)
+        assert weights(engine) == weights(again)
+        assert report.gate == repeated.gate
+        assert report.gate is not None
+        if report.gate.rolled_back:
+            assert report.gate.declined
+            assert not report.updated
+            break
+    else:
+        pytest.fail("the decline never passed its bound")
+    assert engine.updates < number - 1

@@ -18,7 +18,8 @@ from weir.core.probe import SHARES, ProbeSet
 from weir.core.snapshots import Snapshot
 from weir.core.task import Classification
 from weir.core.vaccine import Strain
-from weir.types import GuardMode, InputSpec, Recipe, State, StepReport
+from weir.redteam import Cocktail
+from weir.types import EvidenceSet, GuardMode, InputSpec, Recipe, State, StepReport
 
 if TYPE_CHECKING:
     from tests.core.conftest import World
@@ -283,3 +284,22 @@ def test_the_fit_part_is_measured_as_if_it_were_not_known(world: World) -> None:
             part.x, part.y, network.outputs(part.x), Snapshot(0, network.snapshot()), trusted.influence
         )
     assert bool((known[:, distance] < own).all())
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"poisoner": Cocktail(), "guard": GuardConfig(**CALM, vaccine=False)}], ids=["no poisoner", "off"]
+)
+def test_a_restart_without_a_vaccine_takes_none_from_the_state(world: World, how: dict[str, Any]) -> None:
+    engine, again = world.engine(poisoner=Cocktail(), guard=GuardConfig(**CALM)), world.engine(**how)
+    world.run(engine, 1, 2)
+    again.load_state(engine.state())
+    assert {report.vaccine_age for report in world.run(again, 3, 5)} == {None}
+
+
+def test_a_state_of_other_signals_leaves_no_consensus_of_before(world: World) -> None:
+    one = world.engine(guard=GuardConfig(**CALM))
+    other = world.engine(guard=GuardConfig(**CALM, evidence=EvidenceSet.MODEL))
+    world.run(one, 1, 2)
+    world.run(other, 1, 2, producer="zed")
+    one.load_state(other.state())
+    assert one.state().part("guard").values["consensus"]["producers"] == []

@@ -145,7 +145,7 @@ def test_a_window_is_bounded_however_small_the_steps(calibration: Calibration) -
 
 def test_a_restart_goes_on_alike(calibration: Calibration) -> None:
     one, other = (Producers(GuardConfig(producer_window=10)) for _ in range(2))
-    for seed in range(5):
+    for seed in range(10):
         shift = torch.tensor([0.5, 0.5, 6.0] * 2)[:, None]
         observe(one, scores(6, seed=seed) + shift, ["bob", "ann", "eve"] * 2, calibration)
         one.count(["bob"], [SampleVerdict(Verdict.QUARANTINE, Reason.SAMPLE)])
@@ -185,7 +185,7 @@ def test_what_no_window_shows_adds_up(calibration: Calibration) -> None:
     rises = torch.tensor([1.5, -0.5, -0.5, -0.5]) + torch.zeros(3, 4)
     seen = []
     for _ in range(40):
-        alarms = observe(producers, rises, ["ann"] * 3, calibration)
+        alarms = producers.observe(of(rises, torch.full((3, 1), 10.0)), [0] * 3, ["ann"] * 3, calibration)
         found = record(producers)
         assert found.score is not None
         assert found.threshold is not None

@@ -223,3 +223,12 @@ def test_the_module_is_left_as_it_was(shape: tuple[int, ...]) -> None:
     assert torch.equal(x, given[0])
     assert torch.equal(y, given[1])
     assert torch.equal(torch.get_rng_state(), generator)
+
+
+def test_a_module_in_train_mode_is_left_as_it_was() -> None:
+    network = nn.Sequential(nn.Linear(12, 10), nn.BatchNorm1d(10), nn.Tanh(), nn.Linear(10, 4)).train()
+    kept = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    x, y = torch.rand(60, 12, generator=torch.Generator().manual_seed(1)), torch.arange(60) % 4
+    Cocktail()(network, x, y, low=None, high=None, seed=0)
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in network.state_dict().items())
+    assert network.training
