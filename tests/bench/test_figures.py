@@ -18,7 +18,7 @@ from weir.bench.figures import (
     upper_bound,
 )
 from weir.bench.guards import GUARDS
-from weir.bench.scenario import HOSTILE, Phase
+from weir.bench.stream import HOSTILE, Phase
 from weir.bench.trial import Bench, Moment, Trial
 from weir.types import GuardMode, Reason, SampleVerdict, StepReport, Verdict
 

@@ -9,7 +9,8 @@ import torch
 from tests.bench.conftest import stream
 
 from weir.bench.guards import GUARDS, Guard
-from weir.bench.scenario import CROWD, HOSTILE, SCENARIOS, Phase, truth
+from weir.bench.scenario import SCENARIOS
+from weir.bench.stream import CROWD, HOSTILE, Phase, truth
 from weir.bench.trial import Bench, corrupted
 from weir.core import Engine
 from weir.types import Step, StepReport

@@ -19,7 +19,7 @@ from weir.bench.harness import Cell, Harness
 from weir.bench.overhead import Plan, measure, table
 from weir.bench.report import markdown
 from weir.bench.scenario import SCENARIOS
-from weir.bench.terms import PRESETS
+from weir.bench.terms import PRESETS, changed
 from weir.errors import InvalidSetting, WeirError
 
 app = typer.Typer(help="Measurements, as ratios against a stated baseline in the same run.", no_args_is_help=True)
@@ -80,12 +80,16 @@ def guard(
     lr: Annotated[float | None, typer.Option(help="Learning rate on the stream.")] = None,
     norm: Annotated[str, typer.Option(help="Batch-norm statistics on the stream: frozen or train.")] = "frozen",
     attack: Annotated[int | None, typer.Option(help="Batches of an attack.", min=1)] = None,
+    attack_steps: Annotated[int | None, typer.Option(help="Sign steps of crafting a batch.", min=1)] = None,
     strikes: Annotated[int | None, typer.Option(help="Trigger batches.", min=1)] = None,
     burn_in_epochs: Annotated[int | None, typer.Option(help="Passes of burn-in.", min=1)] = None,
     burn_in_lr: Annotated[float | None, typer.Option(help="Peak learning rate of burn-in.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     threads: Annotated[int, typer.Option(help="Threads of torch.", min=1)] = 1,
-    cache: Annotated[Path | None, typer.Option(help="Folder for burned-in models.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder for decoded data and burned-in models.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Any other term, as name=value; repeatable.")
+    ] = None,
 ) -> None:
     """Scenario by guard by seed, a JSON object each."""
     torch.set_num_threads(threads)
@@ -98,6 +102,7 @@ def guard(
             "fraction": fraction,
             "lr": lr,
             "attack": attack,
+            "attack_steps": attack_steps,
             "strikes": strikes,
             "burn_in_epochs": burn_in_epochs,
             "burn_in_lr": burn_in_lr,
@@ -105,7 +110,7 @@ def guard(
         chosen = {name: value for name, value in given.items() if value is not None}
         if model is not None or options is not None:
             chosen["options"] = json.loads(options or "{}")
-        terms = replace(PRESETS[dataset], norm_mode=norm, device=device, **chosen)
+        terms = changed(replace(PRESETS[dataset], norm_mode=norm, device=device, **chosen), settings or [])
         cells = [
             Cell(one, other, seed, terms)
             for one in _names(scenario, SCENARIOS)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from weir.bench.scenario import HOSTILE, Phase
+from weir.bench.stream import HOSTILE, Phase
 from weir.bench.trial import Moment, Trial, median
 from weir.types import Reason, Verdict
 

@@ -28,7 +28,8 @@ from weir.bench.figures import (
 )
 from weir.bench.guards import GUARDS
 from weir.bench.overhead import hardware
-from weir.bench.scenario import SCENARIOS, Setting, Stream
+from weir.bench.scenario import SCENARIOS, Setting
+from weir.bench.stream import Stream
 from weir.bench.terms import Terms, burned_in, material
 from weir.bench.trial import Bench, Trial
 from weir.errors import InvalidSetting
@@ -136,7 +137,7 @@ class Harness:
     def _bench(self, cell: Cell) -> Bench:
         key = (json.dumps(cell.terms.to_values(), sort_keys=True), cell.seed)
         if key not in self._benches:
-            given, burn = material(cell.terms, cell.seed, self.data)
+            given, burn = material(cell.terms, cell.seed, self.data, self.cache)
             state = burned_in(cell.terms, given, burn, cell.seed, self.cache)
             self._benches[key] = Bench(cell.terms, given, state, cell.seed)
         return self._benches[key]

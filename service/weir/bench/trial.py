@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from weir.bench.guards import Guard
-from weir.bench.scenario import Phase, Stream, Turn, truth
+from weir.bench.stream import Phase, Stream, Turn, truth
 from weir.bench.terms import Material, Terms
 from weir.core import Engine
 from weir.redteam import ThreatModel, success_rate
