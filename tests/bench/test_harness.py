@@ -10,7 +10,7 @@ import pytest
 from tests.test_imports import WEB_AND_DATABASE, loaded_by
 from typer.testing import CliRunner
 
-from weir.bench import harness as grid
+from weir.bench import runs
 from weir.bench.__main__ import app
 from weir.bench.harness import Cell, Harness, key_of
 from weir.bench.terms import Terms, burned_in, material
@@ -53,15 +53,15 @@ def test_the_standard_attack_bites_and_weir_stands(harness: Harness) -> None:
 def test_a_grid_goes_on_where_it_was_cut_off(harness: Harness, terms: Terms, tmp_path: Path) -> None:
     out = tmp_path / "rows" / "a.jsonl"
     cells = [Cell("clean", guard, 0, terms) for guard in ("none", "hold-all")]
-    grid.run(cells[:1], out, harness)
+    runs.run(cells[:1], out, harness)
     first = out.read_text()
     with out.open("a") as file:
         file.write('{"scenario": "cle')
-    grid.run(cells, out, harness)
+    runs.run(cells, out, harness)
     assert out.read_text().startswith(first)
-    assert [row["guard"] for row in grid.rows([out])] == ["none", "hold-all"]
-    grid.run(cells, out, harness)
-    assert len(list(grid.rows([out]))) == 2
+    assert [row["guard"] for row in runs.rows([out])] == ["none", "hold-all"]
+    runs.run(cells, out, harness)
+    assert len(list(runs.rows([out]))) == 2
 
 
 def test_other_terms_are_another_run(terms: Terms) -> None:

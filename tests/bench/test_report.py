@@ -8,8 +8,9 @@ import pytest
 
 from weir.bench.bars import BARS, bars
 from weir.bench.harness import Cell, Harness
-from weir.bench.report import averaged, markdown, summary
+from weir.bench.report import markdown, summary
 from weir.bench.scenario import SCENARIOS
+from weir.bench.tables import averaged
 from weir.bench.terms import Terms
 
 
@@ -32,7 +33,7 @@ def with_loss(rows: list[dict[str, Any]], loss: float) -> list[dict[str, Any]]:
 
 
 def test_every_scenario_has_bars() -> None:
-    assert set(BARS) == set(SCENARIOS)
+    assert set(BARS) >= set(SCENARIOS)
 
 
 def test_an_attack_that_does_not_bite_proves_nothing(rows: list[dict[str, Any]]) -> None:
