@@ -41,6 +41,11 @@ def percent(value: float | None) -> str:
     return NOTHING if value is None else f"{100 * value:.1f}"
 
 
+def plain(value: float | None) -> str:
+    """A number as it was set."""
+    return NOTHING if value is None else f"{value:.3g}"
+
+
 def number(value: float | None) -> str:
     """A number with two places."""
     return NOTHING if value is None else f"{value:.2f}"
@@ -75,7 +80,7 @@ def _named(f: Figures) -> str:
 
 
 def _worst(f: Figures) -> str:
-    return percent(max(f["touched_per_class"]))
+    return percent(max(f["touched_per_class"])) if f["scenario"] == "skewed" else NOTHING
 
 
 COLUMNS: dict[str, Show] = {

@@ -22,6 +22,7 @@ PENS = {
     ALL_EVIDENCE: "#1a7f37",
     MODEL_ONLY: "#0969da",
 }
+WIDTHS = {"none": 3.0}  # what often lies under another line
 GREY = "#57606a"
 WIDE = 4  # panels beside each other
 
@@ -82,7 +83,12 @@ def _accuracy(axes: Axes, table: Table) -> None:
     for guard, colour in PENS.items():
         if guard in table.guards:
             columns = zip(*(run["accuracy"] for run in table.guards[guard]), strict=True)
-            axes.plot([100 * statistics.fmean(c) for c in columns], color=colour, label=guard, linewidth=1.3)
+            axes.plot(
+                [100 * statistics.fmean(c) for c in columns],
+                color=colour,
+                label=guard,
+                linewidth=WIDTHS.get(guard, 1.3),
+            )
     axes.grid(axis="y", alpha=0.3)
 
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from weir.bench.bars import CALLED_POISON, Bar
-from weir.bench.columns import COLUMNS, NOTHING, compact, grid, percent
+from weir.bench.columns import COLUMNS, NOTHING, compact, grid, percent, plain
 from weir.bench.figures import BITES, BITES_SUCCESS
 from weir.bench.guards import GUARDS
 from weir.bench.sweeps import cells, sweeps
@@ -46,8 +46,8 @@ def _preamble(rows: Sequence[Row]) -> list[str]:
         "",
         "Bars are held against the mean over seeds, in each table by itself, never pooled; the honest share that may "
         "be touched on `clean` is the configured rate plus half a point. An attack that costs an unguarded model less "
-        f"than {100 * BITES:.0f} points (and opens no backdoor in {100 * BITES_SUCCESS:.0f} % of cases) proves "
-        "nothing, and its table says so. Bars on gains apply where an unguarded model gains at least five points. In "
+        f"than {100 * BITES:.0f} points (and opens no backdoor in {100 * BITES_SUCCESS:.0f} % of cases) does "
+        "not count, and its table says so. Bars on gains apply where an unguarded model gains at least five points. In "
         "drift, a batch is called poison when an alarm is raised and samples of it are held or corrected: "
         f"at most {CALLED_POISON:.0%} of the batches may be, and at least one step must be called drift. Guards in "
         "italics are dummies. The honest pool is dealt anew when it is used up, so later honest batches are not fresh.",
@@ -63,8 +63,8 @@ def _overview(made: Sequence[Table]) -> list[str]:
             table.model,
             f"{table.row['lr']:g}",
             table.norm,
-            _plain(table.row["epsilon"]),
-            _plain(table.row["fraction"]),
+            plain(table.epsilon),
+            plain(table.row["fraction"]),
             percent(mean(run["accuracy_start"] for run in next(iter(table.guards.values())))),
             _bite(table),
             *(_tally(table.bars(name)) if name in table.guards else "" for name in PRINCIPAL),
@@ -72,10 +72,6 @@ def _overview(made: Sequence[Table]) -> list[str]:
         for table in made
     ]
     return grid(titles, lines)
-
-
-def _plain(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:.3g}"
 
 
 def _bite(table: Table) -> str:
@@ -91,19 +87,18 @@ def _section(table: Table) -> list[str]:
     lines = [_line(table, guard) for guard in table.guards]
     titles, short, alike = compact(["guard", *COLUMNS, "bars met"], lines)
     same = [f"Alike for all: {alike}.", ""] if alike else []
-    head = [f"## {table.scenario}", "", _setting(table), "", _verdict(table), "", *same]
+    title = f"## {table.scenario}: {table.place}"
+    head = [title, "", _setting(table), "", _verdict(table), "", *same]
     return [*head, *grid(titles, short), "", *_missed(table)]
 
 
 def _setting(table: Table) -> str:
     row, terms = table.row, table.terms
-    attack = "" if row["epsilon"] is None else f", epsilon {row['epsilon']:.3g}, fraction {row['fraction']:g}"
+    attack = "" if table.epsilon is None else f", epsilon {table.epsilon:.3g}"
+    attack += "" if row["fraction"] is None else f", fraction {row['fraction']:g}"
     short = ", ".join(f"{name} {terms[name]}" for name in TERMS if name in terms)
     seeds = ", ".join(map(str, table.seeds))
-    return (
-        f"{table.model}, lr {row['lr']:g}, BN {table.norm}{attack}, probe set {row['probe_size']}, sample rate "
-        f"{terms['sample_rate']:g}, seeds {seeds} ({short})."
-    )
+    return f"Seeds {seeds}{attack}, probe set {row['probe_size']}, sample rate {terms['sample_rate']:g} ({short})."
 
 
 def _verdict(table: Table) -> str:

@@ -35,19 +35,19 @@ def summary(made: Iterable[Table]) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """A guard that must meet every bar of a scenario, in all tables whose attack bites."""
+    """A guard that must meet every bar of a scenario, or of ``all`` that were run, in all tables whose attack bites."""
 
     scenario: str
     guard: str
 
     def missed(self, made: Sequence[Table]) -> list[str]:
         """A line for each bar that is missed; and one if there is no table that could show it."""
-        mine = [table for table in made if table.scenario == self.scenario and self.guard in table.guards]
+        mine = [table for table in made if self.scenario in (table.scenario, "all") and self.guard in table.guards]
         counted = [table for table in mine if table.bites or not table.attacked]
         if not counted:
             return [f"{self.scenario}:{self.guard}: " + ("no attack bites" if mine else "no runs")]
         return [
-            f"{self.scenario}:{self.guard} ({_place(table)}): {bar.said}"
+            f"{table.scenario}:{self.guard} ({table.place}): {bar.said}"
             for table in counted
             for bar in table.bars(self.guard)
             if bar.met is False
@@ -56,17 +56,13 @@ class Requirement:
 
 def required(text: str) -> list[Requirement]:
     """What ``scenario:guard`` asks, with commas; the scenario ``all`` stands for each. Raises InvalidSetting."""
-    return [requirement for pair in text.split(",") for requirement in _required(pair.strip())]
+    return [_required(pair.strip()) for pair in text.split(",")]
 
 
-def _required(pair: str) -> list[Requirement]:
+def _required(pair: str) -> Requirement:
     scenario, _, guard = pair.partition(":")
     if guard not in GUARDS:
         raise InvalidSetting("require", pair, f"scenario:guard, with one of the guards {', '.join(GUARDS)}")
     if scenario not in (*SCENARIOS, "all"):
         raise InvalidSetting("require", pair, f"scenario:guard, with one of the scenarios {', '.join(SCENARIOS)}, all")
-    return [Requirement(name, guard) for name in (SCENARIOS if scenario == "all" else (scenario,))]
-
-
-def _place(table: Table) -> str:
-    return f"{table.model}, lr {table.row['lr']:g}, BN {table.norm}"
+    return Requirement(scenario, guard)

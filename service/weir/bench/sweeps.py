@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from weir.bench.columns import NOTHING, compact, grid, number, percent
+from weir.bench.columns import NOTHING, compact, grid, number, percent, plain
 from weir.bench.tables import ALL_EVIDENCE, PUBLISHED, Table
 
 CELL = ("norm_mode", "epsilon", "fraction")
@@ -20,10 +20,7 @@ def cells(made: Sequence[Table]) -> list[str]:
     lines = []
     for group in _grouped([table for table in made if table.attacked], CELL):
         titles = ["BN", "epsilon", "fraction", *_TITLES]
-        body = [
-            [table.norm, _plain(table.row["epsilon"]), _plain(table.row["fraction"]), *_figures(table)]
-            for table in group
-        ]
+        body = [[table.norm, plain(table.epsilon), plain(table.row["fraction"]), *_figures(table)] for table in group]
         lines += _part(f"{group[0].scenario} by BN, epsilon and fraction", group[0], titles, body)
     return lines
 
@@ -85,7 +82,3 @@ def _numbers(made: Sequence[Table]) -> list[str]:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _plain(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:.3g}"

@@ -58,6 +58,17 @@ class Table:
         return "none" if plain else str(self.row["norm_mode"])
 
     @property
+    def place(self) -> str:
+        """Model, rate and batch norm in words."""
+        return f"{self.model}, lr {self.row['lr']:g}, BN {self.norm}"
+
+    @property
+    def epsilon(self) -> float | None:
+        """How far samples are moved; None where nothing bounds it, as with labels, patches and drift."""
+        epsilon = self.row["epsilon"]
+        return None if epsilon is None or epsilon >= 1 else float(epsilon)
+
+    @property
     def seeds(self) -> list[int]:
         """All seeds that a guard has run with."""
         return sorted({run["seed"] for runs in self.guards.values() for run in runs})
@@ -120,6 +131,7 @@ def averaged(runs: Sequence[Row]) -> dict[str, Any]:
     figures["named_after"] = None if None in named else max(named)
     for name in ("held_poison_ratio", "corrected_poison_ratio"):
         figures[name] = figures[name] or 0.0
+    figures["scenario"] = runs[0]["scenario"]
     figures["sample_rate"] = runs[0]["terms"]["sample_rate"]
     return figures
 

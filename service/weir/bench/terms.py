@@ -82,7 +82,8 @@ _IMAGES = Terms(
     ammunition=2000,
     pool=10_000,
     batch=100,
-    trigger=400,
+    trigger=100,
+    attack_steps=2,  # as the released code of Pang et al.
     sample_rate=0.01,
 )
 PRESETS = {
