@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from weir.bench.harness import Harness
-from weir.bench.scenario import SCENARIOS, Setting, Stream
+from weir.bench.scenario import SCENARIOS, Setting
+from weir.bench.stream import Stream
 from weir.bench.terms import PRESETS, Terms, burned_in, material
 from weir.bench.trial import Bench
 

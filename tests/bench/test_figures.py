@@ -14,16 +14,26 @@ from weir.bench.figures import (
     bites,
     counts,
     detection,
+    drift_steps,
+    roc,
     threshold_shift,
     upper_bound,
 )
 from weir.bench.guards import GUARDS
-from weir.bench.scenario import HOSTILE, Phase
+from weir.bench.stream import HOSTILE, Phase
 from weir.bench.trial import Bench, Moment, Trial
 from weir.types import GuardMode, Reason, SampleVerdict, StepReport, Verdict
 
 
-def moment(verdicts: str, poisoned: str, *, producer: str = "ann", accused: tuple[str, ...] = ()) -> Moment:
+def moment(
+    verdicts: str,
+    poisoned: str,
+    *,
+    producer: str = "ann",
+    accused: tuple[str, ...] = (),
+    stale: bool = False,
+    drift: bool = False,
+) -> Moment:
     """One step: a letter a sample, its verdict (a, c or q) and whether it is poisoned (p), noisy (n) or neither."""
     kinds = {"a": Verdict.ACCEPT, "c": Verdict.CORRECT, "q": Verdict.QUARANTINE}
     given = tuple(SampleVerdict(kinds[letter], Reason.SAMPLE) for letter in verdicts)
@@ -37,6 +47,8 @@ def moment(verdicts: str, poisoned: str, *, producer: str = "ann", accused: tupl
         updated=True,
         alarms=(Reason.PRODUCER,) if accused else (),
         alarmed_producers=accused,
+        probe_stale=stale,
+        drift=drift,
     )
     labels = torch.arange(len(given)) % 2
     kind = list(poisoned)
@@ -116,3 +128,26 @@ def test_no_trials_bound_nothing() -> None:
 def test_the_threshold_did_not_move_where_nothing_happened(bench: Bench) -> None:
     run = bench.run(GUARDS["weir"], stream(bench, "ratchet"), absent=True)
     assert threshold_shift(run, run) == 0
+
+
+def test_an_alarm_calls_a_batch_poison_only_where_it_touches_it() -> None:
+    found = counts(
+        trial(moment("aq", "..", accused=("ann",)), moment("aa", "..", accused=("ann",)), moment("aq", "..")),
+    )
+    assert (found["called_poison"], found["alarms"], found["touched_batches"], found["batches"]) == (1, 2, 2, 3)
+
+
+def test_drift_is_counted_by_step() -> None:
+    assert drift_steps(trial(moment("a", ".", stale=True), moment("a", "."), moment("a", ".", drift=True))) == 2
+
+
+def test_the_roc_is_read_at_shares_of_honest_samples_and_never_flatters_ties() -> None:
+    scores = torch.cat([torch.arange(100.0), torch.tensor([89.5, 99.5])])
+    curve = roc(scores, torch.arange(102) >= 100)
+    assert curve is not None
+    at = dict(zip(curve["fpr"], curve["tpr"], strict=True))
+    assert (at[0.0], at[0.08], at[0.1], at[1.0]) == (0.5, 0.5, 1.0, 1.0)
+    tied = roc(torch.zeros(4), torch.tensor([True, False, False, False]))
+    assert tied is not None
+    assert tied["tpr"] == [0.0] * (len(tied["tpr"]) - 1) + [1.0]
+    assert roc(torch.zeros(4), torch.zeros(4, dtype=torch.bool)) is None

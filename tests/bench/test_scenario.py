@@ -9,10 +9,12 @@ import torch
 from tests.bench.conftest import stream
 
 from weir.bench.guards import GUARDS, Guard
-from weir.bench.scenario import CROWD, HOSTILE, SCENARIOS, Phase, Setting, truth
+from weir.bench.scenario import SCENARIOS, Setting
+from weir.bench.stream import CROWD, HOSTILE, Phase, truth
 from weir.bench.trial import Bench, corrupted
 from weir.core import Engine
 from weir.errors import InvalidSetting
+from weir.redteam import Accumulative, Trigger
 from weir.types import Step, StepReport
 
 HONEST_SCENARIOS = {"clean", "skewed", "noisy_labels", "drift_gradual", "drift_sudden"}
@@ -114,6 +116,22 @@ def test_honest_mistakes_are_noise_and_no_poison(bench: Bench) -> None:
         moments = bench.run(GUARDS["none"], stream(bench, scenario)).moments
         assert not any(bool(moment.poisoned.any()) for moment in moments)
         assert int(moments[-1].noisy.sum()) == noise
+
+
+def test_the_attacks_cost_is_a_term(bench: Bench) -> None:
+    quick = replace(bench, terms=replace(bench.terms, attack_steps=2))
+    for name in ("accumulative", "mixed", "producer"):
+        moves = [turn.corruption.moves for turn in stream(quick, name).turns if turn.corruption]
+        assert {one.steps for one in moves if isinstance(one, Accumulative | Trigger)} == {2}
+
+
+def test_epsilon_bounds_what_is_crafted_and_no_patch_or_label(bench: Bench) -> None:
+    tight = replace(bench, terms=replace(bench.terms, epsilon=0.0625))
+    found = {
+        name: {turn.corruption.threat.epsilon for turn in stream(tight, name).turns if turn.corruption}
+        for name in ("accumulative", "ratchet", "backdoor", "label_flip")
+    }
+    assert found == {"accumulative": {0.0625}, "ratchet": {0.0625}, "backdoor": {1.0}, "label_flip": {1.0}}
 
 
 def test_who_knows_the_guard_pays_the_penalty_of_the_terms(bench: Bench) -> None:

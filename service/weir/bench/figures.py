@@ -8,13 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from weir.bench.scenario import HOSTILE, Phase
+from weir.bench.stream import HOSTILE, Phase
 from weir.bench.trial import Moment, Trial, median
 from weir.types import Reason, Verdict
 
 JUDGED = 5  # turns whose median accuracy counts: one step of a small model moves it by a point
 BITES = 0.05  # accuracy an attack must cost an unguarded model
 BITES_SUCCESS = 0.5  # or the share of stamped samples that a backdoor must turn
+FALSE_RATES = (  # dense where a guard works
+    *(0.0, 0.001, 0.002, 0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.12, 0.15),
+    *(0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0),
+)
 ATTACKS = (Phase.ATTACK, Phase.TRIGGER)
 
 
@@ -78,7 +82,8 @@ def detection(trial: Trial, classes: int) -> dict[str, Any]:
         "touched_per_class": [_share(touched, clean & (labels == label)) for label in range(classes)],
         "clean_samples": int(clean.sum()),
         "poisoned_samples": int(poisoned.sum()),
-        "auroc": _scores_auroc(moments),
+        "auroc": auroc(*scored) if (scored := _scored(moments)) else None,
+        "roc": roc(*scored) if scored else None,
     }
 
 
@@ -88,14 +93,21 @@ def counts(trial: Trial) -> dict[str, Any]:
     return {
         "steps": len(trial.moments),
         "batches": len(clean),
+        "touched_batches": sum(bool(_touched(moment).any()) for moment in clean),
+        "called_poison": sum(bool(m.report.alarms) and bool(_touched(m).any()) for m in clean),
         "alarms": sum(bool(moment.report.alarms) for moment in clean),
         "step_alarms": sum(Reason.STEP in moment.report.alarms for moment in clean),
         "alarms_on_poison": sum(bool(m.report.alarms) for m in trial.moments if m.poisoned.any()),
         "poisoned_batches": len(trial.moments) - len(clean),
         "vetoes": sum(moment.report.vetoed for moment in trial.moments),
         "vetoes_on_clean": sum(moment.report.vetoed for moment in clean),
-        "probe_stale": any(moment.report.probe_stale for moment in trial.moments),
+        "drift_steps": drift_steps(trial),
     }
+
+
+def drift_steps(trial: Trial) -> int:
+    """At how many steps the engine said that the world, not a sender, has changed."""
+    return sum(moment.report.drift or moment.report.probe_stale for moment in trial.moments)
 
 
 def attribution(trial: Trial) -> dict[str, Any]:
@@ -129,6 +141,19 @@ def auroc(scores: Tensor, positive: Tensor) -> float | None:
     return float(below.double().mean() / (2 * len(no)))
 
 
+def roc(scores: Tensor, positive: Tensor) -> dict[str, list[float]] | None:
+    """The share of positives (n,) bool above a threshold that at most each share of FALSE_RATES of the others exceeds.
+
+    Source: the ROC curve, read from left to right and never above it where scores tie; None when one kind is missing.
+    """
+    yes, no = scores[positive], scores[~positive].sort(descending=True).values
+    if not len(yes) or not len(no):
+        return None
+    bounds = torch.cat([no, torch.full((1,), -torch.inf, dtype=no.dtype)])
+    found = [float((yes > bounds[int(rate * len(no))]).float().mean()) for rate in FALSE_RATES]
+    return {"fpr": list(FALSE_RATES), "tpr": [round(value, 4) for value in found]}
+
+
 def upper_bound(events: int, trials: int, confidence: float = 0.95) -> float | None:
     """The largest rate under which so few events have a chance of 1 − confidence (Clopper and Pearson); None of 0."""
     if trials == 0:
@@ -155,14 +180,14 @@ def _after_attack(trial: Trial, values: Sequence[float]) -> float | None:
     return median(values[last[0] : last[0] + JUDGED]) if last and values else None
 
 
-def _scores_auroc(moments: Sequence[Moment]) -> float | None:
-    """Within the attacked steps where these hold both kinds, else over the whole stream."""
+def _scored(moments: Sequence[Moment]) -> tuple[Tensor, Tensor] | None:
+    """Scores and which are poisoned: of the attacked steps that hold both kinds, else of the whole stream."""
     mixed = [m for m in moments if m.poisoned.any() and not m.poisoned.all()]
     scored = [m for m in mixed or moments if all(v.score is not None for v in m.report.verdicts)]
     if not scored:
         return None
     scores = torch.tensor([v.score for v in _verdicts(scored)], dtype=torch.float64)
-    return auroc(scores, torch.cat([m.poisoned for m in scored]))
+    return scores, torch.cat([m.poisoned for m in scored])
 
 
 def _verdicts(moments: Iterable[Moment]) -> Iterable[Any]:

@@ -15,6 +15,7 @@ from weir.core import CorrectionConfig, Engine, EngineConfig, SnapshotConfig
 from weir.core.correction import Correction
 from weir.core.vaccine import Poisoner
 from weir.redteam import Cocktail
+from weir.redteam.cocktail import ATTACKS
 from weir.types import EvidenceSet, GuardMode, Reason, SampleVerdict, Step, StepReport, Verdict
 
 CLIP_NORM = 0.5
@@ -146,6 +147,15 @@ GUARDS = {
             lambda c: replace(c, correction=CorrectionConfig(enabled=True)),
         ),
         Guard("weir-no-groups", "group tests at a rate of 1e-9", _guard(step_rate=1e-9, producer_rate=1e-9)),
+        *(
+            Guard(
+                f"weir-unseen-{attack}",
+                f"a vaccine that was not shown: {attack}",
+                _unchanged,
+                poisoner=Cocktail(without=frozenset({attack})),
+            )
+            for attack in ATTACKS
+        ),
         Guard("weir-lag-1", "against one update ago", _lag(1)),
         Guard("weir-lag-10", "against ten updates ago", _lag(10)),
         Guard("weir-lag-50", "against fifty updates ago", _lag(50)),

@@ -1,11 +1,10 @@
-"""Scenario × guard × seed, one JSON object each, appended to a file that a later run goes on with."""
+"""Scenario × guard × seed × terms: one run, and the row of figures that it gives."""
 
 from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,8 @@ from weir.bench.figures import (
 )
 from weir.bench.guards import GUARDS
 from weir.bench.overhead import hardware
-from weir.bench.scenario import SCENARIOS, Setting, Stream
+from weir.bench.scenario import SCENARIOS, Setting
+from weir.bench.stream import Stream
 from weir.bench.terms import Terms, burned_in, material
 from weir.bench.trial import Bench, Trial
 from weir.errors import InvalidSetting
@@ -53,6 +53,11 @@ class Cell:
         """What makes it this run and no other."""
         return json.dumps([self.scenario, self.guard, self.seed, self.terms.to_values()], sort_keys=True)
 
+    @property
+    def stream(self) -> str:
+        """What it shares with the same run behind another guard."""
+        return replace(self, guard="none").key
+
 
 def key_of(row: dict[str, Any]) -> str:
     """The key of the cell that a row came from."""
@@ -66,15 +71,12 @@ class Harness:
     data: Path | None = None
     cache: Path | None = None
     _benches: dict[tuple[str, int], Bench] = field(default_factory=dict)
-    _trials: dict[tuple[str, bool], Trial] = field(default_factory=dict)
-    _shared: str = ""  # by which cells the trials can be shared: all of one stream
+    _trials: dict[tuple[str, str, bool], Trial] = field(default_factory=dict)
+    _last: str = ""  # the last cell's: of other streams only the unguarded runs are kept
 
     def run(self, cell: Cell) -> dict[str, Any]:
         """The row of one cell, JSON-ready."""
-        shared = self._by(cell, "none").key
-        if shared != self._shared:
-            self._trials.clear()
-            self._shared = shared
+        self._forget(cell)
         trial, unguarded = self._trial(cell), self._trial(self._by(cell, "none"))
         stream = self._stream(cell)
         reference = self._trial(cell, absent=True) if stream.hostile else trial
@@ -99,14 +101,19 @@ class Harness:
             "threshold_shift": threshold_shift(trial, reference) if stream.hostile else None,
         }
         row |= detection(trial, self._bench(cell).given.recipe.inputs.classes) | counts(trial) | attribution(trial)
-        row["auroc_model_only"] = None
         return row | {
+            "auroc_model_only": None,  # another guard's, on the same stream: the report joins it
             "accuracy": [round(value, 4) for value in trial.accuracy],
             "wall_s": round(trial.seconds, 3),
             "device": hardware(cell.terms.device)["device"],
             "threads": torch.get_num_threads(),
             "versions": {"weir": __version__, "torch": torch.__version__, "python": platform.python_version()},
         }
+
+    def _forget(self, cell: Cell) -> None:
+        if cell.stream != self._last:
+            self._trials = {at: trial for at, trial in self._trials.items() if at[0] == "none"}
+            self._last = cell.stream
 
     def _identity(self, cell: Cell) -> dict[str, Any]:
         terms = cell.terms
@@ -126,7 +133,7 @@ class Harness:
         }
 
     def _by(self, cell: Cell, guard: str) -> Cell:
-        return Cell(cell.scenario, guard, cell.seed, cell.terms)
+        return replace(cell, guard=guard)
 
     def _stream(self, cell: Cell) -> Stream:
         bench = self._bench(cell)
@@ -135,40 +142,15 @@ class Harness:
     def _bench(self, cell: Cell) -> Bench:
         key = (json.dumps(cell.terms.to_values(), sort_keys=True), cell.seed)
         if key not in self._benches:
-            given, burn = material(cell.terms, cell.seed, self.data)
+            given, burn = material(cell.terms, cell.seed, self.data, self.cache)
             state = burned_in(cell.terms, given, burn, cell.seed, self.cache)
             self._benches[key] = Bench(cell.terms, given, state, cell.seed)
         return self._benches[key]
 
     def _trial(self, cell: Cell, *, absent: bool = False) -> Trial:
-        key = (cell.key, absent)
+        key = (cell.guard, cell.key, absent)
         if key not in self._trials:
             guard = GUARDS[cell.guard]
             rate = touched_ratio(self._trial(self._by(cell, "weir"), absent=absent)) if guard.imitates else 0.0
             self._trials[key] = self._bench(cell).run(guard, self._stream(cell), rate=rate, absent=absent)
         return self._trials[key]
-
-
-def run(
-    cells: Sequence[Cell], out: Path, harness: Harness, progress: Callable[[Cell], None] = lambda cell: None
-) -> None:
-    """Append the row of every cell that ``out`` does not hold yet, as soon as it is known."""
-    done = {key_of(row) for row in rows([out])} if out.exists() else set()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    for cell in cells:
-        if cell.key not in done:
-            row = json.dumps(harness.run(cell))
-            torn = out.exists() and not out.read_bytes().endswith(b"\n")  # by a crash; an empty line does no harm
-            with out.open("a") as file:
-                file.write("\n" * torn + row + "\n")
-        progress(cell)
-
-
-def rows(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """All rows of the files, in order; a last line that a crash cut short is left out."""
-    for file in files:
-        for line in file.read_text().splitlines():
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError:
-                continue

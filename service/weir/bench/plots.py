@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -12,28 +13,33 @@ from matplotlib.figure import Figure
 
 from weir.bench.bars import ROOM
 from weir.bench.guards import GUARDS
-from weir.bench.report import Row, grouped
+from weir.bench.tables import ALL_EVIDENCE, MODEL_ONLY, PUBLISHED, Row, Table, tables
 
-PENS = {"none": "#cf222e", "dsc-calibrated": "#bf8700", "gate-only": "#8250df", "weir": "#1a7f37"}
+PENS = {
+    "none": "#cf222e",
+    PUBLISHED: "#bf8700",
+    "gate-only": "#8250df",
+    ALL_EVIDENCE: "#1a7f37",
+    MODEL_ONLY: "#0969da",
+}
+WIDTHS = {"none": 3.0}  # what often lies under another line
+GREY = "#57606a"
+WIDE = 4  # panels beside each other
 
 
 def accuracies(rows: Sequence[Row], path: Path) -> None:
     """Mean test accuracy over the turns of a stream, a panel for each table, a line for each principal guard."""
-    tables = grouped(rows)
-    figure = Figure(figsize=(13, 2.6 * -(-len(tables) // 3)), layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, guards in zip(_panels(figure, len(tables)), tables.values(), strict=True):
-        for guard, colour in PENS.items():
-            if guard in guards:
-                columns = zip(*(run["accuracy"] for run in guards[guard]), strict=True)
-                axes.plot([100 * statistics.fmean(c) for c in columns], color=colour, label=guard, linewidth=1.3)
-        first = next(iter(guards.values()))[0]
-        axes.set_title(f"{first['scenario']}, lr {first['lr']:g}", fontsize=10)
-        axes.grid(axis="y", alpha=0.3)
-    lines, labels = figure.axes[0].get_legend_handles_labels()
-    figure.axes[0].legend(lines, labels, fontsize=8)
-    figure.supxlabel("turn")
-    figure.supylabel("test accuracy, %")
+    figure = _matrix(tables(rows), _accuracy)
+    figure.supxlabel("turn", fontsize=10)
+    figure.supylabel("test accuracy, %", fontsize=10)
+    figure.savefig(path, dpi=100)
+
+
+def curves(rows: Sequence[Row], path: Path) -> None:
+    """ROC of single samples' scores, a panel for each attack, a curve for each guard that scores, means over seeds."""
+    figure = _matrix([table for table in tables(rows) if _scored(table)], _curve)
+    figure.supxlabel("share of honest samples above the threshold", fontsize=10)
+    figure.supylabel("share of poisoned samples above it", fontsize=10)
     figure.savefig(path, dpi=100)
 
 
@@ -42,27 +48,93 @@ def protection(rows: Sequence[Row], path: Path) -> None:
 
     Only guards that stand in every table are drawn: a mean over easier scenarios would flatter the others.
     """
-    everywhere = {row["scenario"] for row in rows}
+    everywhere = {_place(row) for row in rows}
     figure = Figure(figsize=(7, 5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     for guard in GUARDS:
         mine = [row for row in rows if row["guard"] == guard]
-        if {row["scenario"] for row in mine} != everywhere:
-            continue
-        costs = [row["accuracy_reference"] - row["accuracy_after_trigger"] for row in mine if row["attack_bites"]]
-        learned = [row["plasticity_ratio"] for row in mine if row["unguarded_gain"] >= ROOM]
-        if costs and learned:
-            at = (statistics.fmean(learned), 100 * statistics.fmean(costs))
-            axes.scatter(*at, color=PENS.get(guard, "#57606a"), marker="x" if GUARDS[guard].dummy else "o")
-            axes.annotate(guard, at, xytext=(5, 4), textcoords="offset points", fontsize=8)
+        if {_place(row) for row in mine} == everywhere:
+            _dot(axes, guard, mine)
     axes.set_xlabel("plasticity: gain without the attack / unguarded gain")
     axes.set_ylabel("points lost to attacks that bite (down is better)")
-    axes.margins(x=0.15)
+    axes.margins(x=0.2, y=0.1)
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=100)
 
 
-def _panels(figure: Figure, count: int) -> list[Axes]:
-    height = -(-count // 3)
-    return [figure.add_subplot(height, 3, number + 1) for number in range(count)]
+PICTURES = {"accuracy": accuracies, "roc": curves, "protection": protection}
+
+
+def _place(row: Row) -> str:
+    return json.dumps([row["scenario"], row["terms"]], sort_keys=True)
+
+
+def _dot(axes: Axes, guard: str, mine: Sequence[Row]) -> None:
+    costs = [row["accuracy_reference"] - row["accuracy_after_trigger"] for row in mine if row["attack_bites"]]
+    learned = [row["plasticity_ratio"] for row in mine if row["unguarded_gain"] >= ROOM]
+    if costs and learned:
+        at = (statistics.fmean(learned), 100 * statistics.fmean(costs))
+        axes.scatter(*at, color=PENS.get(guard, GREY), marker="x" if GUARDS[guard].dummy else "o")
+        axes.annotate(guard, at, xytext=(5, 4), textcoords="offset points", fontsize=8)
+
+
+def _accuracy(axes: Axes, table: Table) -> None:
+    for guard, colour in PENS.items():
+        if guard in table.guards:
+            columns = zip(*(run["accuracy"] for run in table.guards[guard]), strict=True)
+            axes.plot(
+                [100 * statistics.fmean(c) for c in columns],
+                color=colour,
+                label=guard,
+                linewidth=WIDTHS.get(guard, 1.3),
+            )
+    axes.grid(axis="y", alpha=0.3)
+
+
+def _curve(axes: Axes, table: Table) -> None:
+    for guard in _scored(table):
+        found = [run["roc"] for run in table.guards[guard] if run["roc"]]
+        rates = [statistics.fmean(column) for column in zip(*(roc["tpr"] for roc in found), strict=True)]
+        dashed = "--" if GUARDS[guard].dummy else "-"
+        axes.plot(found[0]["fpr"], rates, dashed, color=PENS.get(guard), label=guard, linewidth=1.3)
+    axes.set_xscale("symlog", linthresh=0.01, linscale=0.5)
+    axes.set_xlim(0, 1)
+    axes.set_xticks([0, 0.01, 0.1, 1], ["0", "0.01", "0.1", "1"])
+    axes.set_ylim(-0.02, 1.02)
+    axes.grid(alpha=0.3)
+
+
+def _scored(table: Table) -> list[str]:
+    return [guard for guard, runs in table.guards.items() if any(run["roc"] for run in runs)]
+
+
+def _matrix(made: Sequence[Table], draw: Callable[[Axes, Table], None]) -> Figure:
+    """A panel for each table, and one legend of all lines."""
+    height = max(1, -(-len(made) // WIDE))
+    figure = Figure(figsize=(3.4 * min(WIDE, max(2, len(made))), 2.5 * height + 0.9), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, table in zip(_panels(figure, height, len(made)), made, strict=True):
+        draw(axes, table)
+        axes.set_title(f"{table.scenario}\n{_subtitle(table)}", fontsize=8)
+        axes.tick_params(labelsize=7)
+    lines = {str(line.get_label()): line for axes in figure.axes for line in axes.get_lines()}
+    if lines:
+        figure.legend(
+            lines.values(),
+            lines.keys(),
+            loc="outside upper center",
+            ncols=min(len(lines), 6),
+            fontsize=9,
+            frameon=False,
+        )
+    return figure
+
+
+def _subtitle(table: Table) -> str:
+    norm = "" if table.norm == "none" else f", BN {table.norm}"
+    return f"{table.model.replace('hidden ', '').replace('width ', '')}, lr {table.row['lr']:g}{norm}"
+
+
+def _panels(figure: Figure, height: int, count: int) -> Iterator[Axes]:
+    return (figure.add_subplot(height, min(WIDE, max(2, count)), number + 1) for number in range(count))

@@ -1,14 +1,13 @@
-"""Streams of labelled batches, and the truth about them, which the guard never sees."""
+"""Scenarios: who sends what, when, and with which intent."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
+from weir.bench.stream import CROWD, HONEST, HOSTILE, Phase, Stream, Turn
 from weir.bench.terms import Material, Terms
 from weir.core.network import Weights
 from weir.errors import InvalidSetting
@@ -31,46 +30,8 @@ from weir.redteam import (
 )
 from weir.types import Batch
 
-HOSTILE = "mallory"
-HONEST = ("ann", "ben", "cleo", "dan")
-CROWD = "crowd"  # one key for right and wrong samples alike: no producer's record can tell them apart
-
-
 SKEWED = 20  # producers of one or two classes each: together they see nearly all
 DELIVERIES = 5  # of as many of them, in one step
-
-
-class Phase(StrEnum):
-    """A part of a stream."""
-
-    BEFORE = "before"
-    ATTACK = "attack"
-    TRIGGER = "trigger"
-    AFTER = "after"
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """One step of a stream before it is corrupted; ``producers[i]`` sends sample i."""
-
-    phase: Phase
-    batch: Batch
-    producers: Sequence[str]
-    corruption: Corruption | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Stream:
-    """A scenario's turns; ``drift`` is the world that the test set is judged in, ``patch`` the backdoor to count."""
-
-    turns: Sequence[Turn]
-    drift: Drift | None = None
-    patch: Patch | None = None
-
-    @property
-    def hostile(self) -> bool:
-        """Whether anyone means harm."""
-        return any(turn.corruption is not None and turn.corruption.hostile for turn in self.turns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,22 +62,21 @@ class Setting:
             raise InvalidSetting("anchor", None, "the guard's historical weights")
         return Insight.of(self.anchor, self.given.validation, self.given.ammunition)
 
-    def threat(
-        self,
-        *,
-        epsilon: float,
-        fraction: float = 1.0,
-        features: float = 1.0,
-        knowledge: Knowledge = Knowledge.WEIGHTS,
-    ) -> ThreatModel:
-        """A budget; epsilon and fraction are the terms' where they set them."""
-        return ThreatModel(
-            epsilon=self.terms.epsilon or epsilon,
-            fraction=fraction if self.terms.fraction is None else self.terms.fraction,
-            features=features,
-            classes=self.classes,
-            knowledge=knowledge,
-        )
+    def bounded(self, epsilon: float, *, fraction: float = 1.0) -> ThreatModel:
+        """A budget for crafted samples; epsilon and fraction are the terms' where they set them."""
+        own = self.terms.epsilon
+        return replace(self.unbounded(fraction=fraction), epsilon=epsilon if own is None else own)
+
+    def unbounded(self, *, fraction: float, features: float = 1.0) -> ThreatModel:
+        """A budget for labels and for patches, which no epsilon holds; the fraction is the terms' where they set it."""
+        share = fraction if self.terms.fraction is None else self.terms.fraction
+        return ThreatModel(epsilon=1.0, fraction=share, features=features, classes=self.classes)
+
+    def preparation(self, threat: ThreatModel) -> Accumulative:
+        """The accumulative attack, with the batch that it will strike with."""
+        steps = self.terms.attack_steps
+        trigger = Trigger(threat, self.given.validation, steps=steps)
+        return Accumulative(trigger, self.ammunition.batch(self.terms.trigger), steps=steps)
 
     def quiet(self, count: int, phase: Phase, *, producers: Sequence[str] = HONEST) -> Iterator[Turn]:
         """Batches as honest producers send them, in turn."""
@@ -139,58 +99,52 @@ def clean(setting: Setting) -> Stream:
 
 def accumulative(setting: Setting) -> Stream:
     """One producer prepares the model, then strikes; every sample it sends is crafted."""
-    threat = setting.threat(epsilon=0.3)
-    trigger = Trigger(threat, setting.given.validation)
-    strike = setting.ammunition.batch(setting.terms.trigger)
-    return _prepared(setting, threat, Accumulative(trigger, strike), trigger, strike)
+    threat = setting.bounded(0.3)
+    prepare = setting.preparation(threat)
+    return _prepared(setting, threat, prepare, prepare.trigger, prepare.ammunition)
 
 
 def adaptive(setting: Setting) -> Stream:
     """The accumulative attack by someone who knows the guard, and pays a penalty for what it would see."""
     penalty, insight = setting.terms.penalty, setting.insight
-    threat = setting.threat(epsilon=0.3, knowledge=Knowledge.GUARD)
-    plain = Trigger(threat, setting.given.validation)
-    trigger = Aware(plain, insight, penalty)
-    strike = setting.ammunition.batch(setting.terms.trigger)
-    prepare = Aware(Accumulative(plain, strike, strike=trigger), insight, penalty)
-    return _prepared(setting, threat, prepare, trigger, strike)
+    threat = replace(setting.bounded(0.3), knowledge=Knowledge.GUARD)
+    plain = setting.preparation(threat)
+    trigger = Aware(plain.trigger, insight, penalty)
+    return _prepared(
+        setting, threat, Aware(replace(plain, strike=trigger), insight, penalty), trigger, plain.ammunition
+    )
 
 
 def mixed(setting: Setting) -> Stream:
     """The accumulative attack owns a share of every batch, and of the trigger batch."""
-    terms = setting.terms
-    threat = setting.threat(epsilon=0.3, fraction=0.3)
-    trigger = Trigger(threat, setting.given.validation)
-    strike = Corruption(threat, trigger)
-    prepare = Corruption(threat, Accumulative(trigger, setting.ammunition.batch(terms.trigger)))
-    return _sandwich(setting, prepare, strike)
+    threat = setting.bounded(0.3, fraction=0.3)
+    prepare = setting.preparation(threat)
+    return _sandwich(setting, Corruption(threat, prepare), Corruption(threat, prepare.trigger))
 
 
 def producer(setting: Setting) -> Stream:
     """Four honest producers and a hostile one send batches in turn; only whose key it is tells them apart."""
     terms = setting.terms
-    threat = setting.threat(epsilon=0.3)
-    trigger = Trigger(threat, setting.given.validation)
-    strike = setting.ammunition.batch(terms.trigger)
-    prepare = Corruption(threat, Accumulative(trigger, strike))
+    threat = setting.bounded(0.3)
+    prepare = setting.preparation(threat)
     turns = [*setting.quiet(terms.before, Phase.BEFORE)]
     for name in (HOSTILE, *HONEST) * terms.attack:
         own = name == HOSTILE
         batch = (setting.ammunition if own else setting.honest).batch(terms.batch)
-        turns.append(_turn(Phase.ATTACK, batch, name, prepare if own else None))
-    turns += [_turn(Phase.TRIGGER, strike, HOSTILE, Corruption(threat, trigger)) for _ in range(terms.strikes)]
+        turns.append(_turn(Phase.ATTACK, batch, name, Corruption(threat, prepare) if own else None))
+    turns += _strikes(setting, threat, prepare.trigger, prepare.ammunition)
     return Stream([*turns, *setting.quiet(terms.after, Phase.AFTER)])
 
 
 def label_flip(setting: Setting) -> Stream:
     """A share of every batch carries a random wrong label."""
-    threat = setting.threat(epsilon=1.0, fraction=0.2)
+    threat = setting.unbounded(fraction=0.2)
     return _sandwich(setting, Corruption(threat, labels=RandomFlip(setting.classes, setting.seed)))
 
 
 def label_flip_pairwise(setting: Setting) -> Stream:
     """A share of every batch carries the label of the next class."""
-    threat = setting.threat(epsilon=1.0, fraction=0.2)
+    threat = setting.unbounded(fraction=0.2)
     return _sandwich(setting, Corruption(threat, labels=PairwiseFlip(setting.classes)))
 
 
@@ -198,14 +152,14 @@ def backdoor(setting: Setting) -> Stream:
     """A share of every batch carries a patch and the target's label; a small share needs many batches."""
     shape = setting.given.recipe.inputs.shape
     patch = Patch(target=0, size=max(3, shape[-1] // 8))
-    threat = setting.threat(epsilon=1.0, fraction=0.05, features=patch.size**2 / (shape[-1] * shape[-2]))
+    threat = setting.unbounded(fraction=0.05, features=patch.size**2 / (shape[-1] * shape[-2]))
     return Stream(_sandwich(setting, Corruption(threat, patch, patch), rounds=5).turns, patch=patch)
 
 
 def ratchet(setting: Setting) -> Stream:
     """A flood of mildly moved samples of one producer, each chosen to pass."""
     terms = setting.terms
-    threat = setting.threat(epsilon=0.1)
+    threat = setting.bounded(0.1)
     corruption = Corruption(threat, Ratchet(threat, setting.given.validation))
     turns = [*setting.quiet(terms.before, Phase.BEFORE)]
     flood = (setting.ammunition.batch(terms.batch) for _ in range(3 * terms.attack))
@@ -232,7 +186,7 @@ def skewed(setting: Setting) -> Stream:
 
 def noisy_labels(setting: Setting) -> Stream:
     """Honest producers who get a share of their labels wrong."""
-    threat = setting.threat(epsilon=1.0, fraction=0.05)
+    threat = setting.unbounded(fraction=0.05)
     noise = Corruption(threat, labels=RandomFlip(setting.classes, setting.seed), hostile=False)
     return Stream([Turn(turn.phase, turn.batch, turn.producers, noise) for turn in clean(setting).turns])
 
@@ -272,14 +226,20 @@ def _turn(phase: Phase, batch: Batch, producer: str, corruption: Corruption | No
 
 
 def _prepared(setting: Setting, threat: ThreatModel, prepare: Attack, trigger: Attack, strike: Batch) -> Stream:
-    """Honest batches, one producer's accumulative phase and its trigger batch, and honest ones again."""
+    """Honest batches, one producer's accumulative phase and its trigger batches, and honest ones again."""
     terms = setting.terms
     turns = [*setting.quiet(terms.before, Phase.BEFORE)]
     for _ in range(terms.attack):
         batch = setting.ammunition.batch(terms.batch)
         turns.append(_turn(Phase.ATTACK, batch, HOSTILE, Corruption(threat, prepare)))
-    turns += [_turn(Phase.TRIGGER, strike, HOSTILE, Corruption(threat, trigger)) for _ in range(terms.strikes)]
+    turns += _strikes(setting, threat, trigger, strike)
     return Stream([*turns, *setting.quiet(terms.after, Phase.AFTER)])
+
+
+def _strikes(setting: Setting, threat: ThreatModel, trigger: Attack, strike: Batch) -> list[Turn]:
+    """Trigger batches, each crafted anew, from the hostile producer."""
+    corruption = Corruption(threat, trigger)
+    return [_turn(Phase.TRIGGER, strike, HOSTILE, corruption) for _ in range(setting.terms.strikes)]
 
 
 def _sandwich(setting: Setting, corruption: Corruption, strike: Corruption | None = None, *, rounds: int = 1) -> Stream:
@@ -302,9 +262,3 @@ def _drifting(setting: Setting, way: Callable[[float], float]) -> Stream:
         moved = Corruption(everything, drift.at(min(1.0, way(2 * number / count))), hostile=False)
         turns.append(Turn(turn.phase, turn.batch, turn.producers, moved))
     return Stream(turns, drift=drift)
-
-
-def truth(turn: Turn) -> Tensor:
-    """Which samples (n,) bool of a turn are corrupted, by malice or not."""
-    count = turn.corruption.threat.hostile(len(turn.batch)) if turn.corruption else 0
-    return torch.arange(len(turn.batch)) < count

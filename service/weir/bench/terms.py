@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
-import numpy as np
 import torch
 
 from weir import __version__, datasets
+from weir.bench.cache import decoded, digest, read_state, write_state
 from weir.core import BurnIn, EngineConfig, GuardConfig, LearnerConfig, burn_in
 from weir.datasets import Dataset
 from weir.errors import InvalidSetting
 from weir.types import Batch, InputSpec, Recipe, State
+
+NORM_MODES = ("frozen", "train")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +42,7 @@ class Terms:
     trigger: int = 100
     before: int = 10
     attack: int = 20
+    attack_steps: int = 10  # sign steps of crafting a batch
     strikes: int = 1  # trigger batches, each crafted anew
     after: int = 50
     lr: float = 0.01
@@ -51,6 +53,10 @@ class Terms:
     fraction: float | None = None
     penalty: float = 1.0  # what a guard-aware attack pays for the suspicion it raises
     device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.norm_mode not in NORM_MODES:
+            raise InvalidSetting("norm_mode", self.norm_mode, " or ".join(NORM_MODES))
 
     def to_values(self) -> dict[str, Any]:
         """The terms as JSON-ready values."""
@@ -77,7 +83,8 @@ _IMAGES = Terms(
     ammunition=2000,
     pool=10_000,
     batch=100,
-    trigger=400,
+    trigger=100,
+    attack_steps=2,  # as the released code of Pang et al.
     sample_rate=0.01,
 )
 PRESETS = {
@@ -88,6 +95,45 @@ PRESETS = {
         | {"dataset": "cifar10", "model": "resnet18", "options": {"width": 16}, "burn_in": 10_000, "burn_in_epochs": 8}
     ),
 }
+
+
+def changed(terms: Terms, assignments: Iterable[str]) -> Terms:
+    """The terms with ``name=value`` set, each value of its field's own type (options: JSON; none: unset).
+
+    Raises InvalidSetting.
+    """
+    values = {}
+    for assignment in assignments:
+        name, _, text = assignment.partition("=")
+        if name not in _READ:
+            raise InvalidSetting("set", assignment, f"name=value, with one of the names {', '.join(_READ)}")
+        kind, read = _READ[name]
+        try:
+            values[name] = read(text)
+        except ValueError:
+            raise InvalidSetting(name, text, kind) from None
+    return replace(terms, **values)
+
+
+def _mapping(text: str) -> Any:
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise ValueError(text)
+    return found
+
+
+def _unset(text: str) -> float | None:
+    return None if text == "none" else float(text)
+
+
+_KINDS: dict[Any, tuple[str, Callable[[str], Any]]] = {
+    int: ("a whole number", int),
+    float: ("a number", float),
+    str: ("a word", str),
+    float | None: ("a number or none", _unset),
+    Mapping[str, Any]: ("a JSON object", _mapping),
+}
+_READ = {name: _KINDS[kind] for name, kind in get_type_hints(Terms).items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +148,10 @@ class Material:
     honest: Dataset
 
 
-def material(terms: Terms, seed: int, data: Path | None) -> tuple[Material, Dataset]:
+def material(terms: Terms, seed: int, data: Path | None, cache: Path | None = None) -> tuple[Material, Dataset]:
     """Deal a data set out with a seed: what a run uses, and the burn-in samples."""
-    everything = _load(terms.dataset, data)
-    sizes = (terms.burn_in, terms.probe, terms.test, terms.validation, terms.ammunition, terms.pool)
-    burn, probe, test, validation, ammunition, honest = everything.split(*sizes, seed=seed)
+    parts = _load(terms.dataset, data, cache).split(*_sizes(terms), seed=seed)
+    burn, probe, test, validation, ammunition, honest = map(_scaled, parts)
     recipe = Recipe(terms.model, InputSpec(tuple(burn.x.shape[1:]), burn.classes, 0.0, 1.0), dict(terms.options))
     wanted, owned = (Batch(part.x, part.y) for part in (validation, ammunition))
     return Material(recipe, probe, test, wanted, owned, honest), burn
@@ -117,7 +162,7 @@ def burned_in(terms: Terms, given: Material, burn: Dataset, seed: int, cache: Pa
     plan = BurnIn(epochs=terms.burn_in_epochs, batch=terms.batch, lr=terms.burn_in_lr)
     made_of = {
         "dataset": terms.dataset,
-        "samples": [getattr(terms, part) for part in ("burn_in", "probe", "test", "validation", "ammunition", "pool")],
+        "samples": _sizes(terms),
         "recipe": given.recipe.to_values(),
         "plan": asdict(plan),
         "seed": seed,
@@ -125,37 +170,29 @@ def burned_in(terms: Terms, given: Material, burn: Dataset, seed: int, cache: Pa
         "torch": torch.__version__,
         "device": terms.device,
     }
-    name = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
-    file = cache / f"{name}.npz" if cache else None
+    file = cache / f"{digest(made_of)}.npz" if cache else None
     if file and file.exists():
-        return _read(file)
+        return read_state(file)
     state = burn_in(given.recipe, terms.config(seed), burn.x, burn.y, plan=plan).state()
     if file:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        _write(file, state)
+        write_state(file, state)
     return state
 
 
-def _load(name: str, data: Path | None) -> Dataset:
+def _sizes(terms: Terms) -> list[int]:
+    return [terms.burn_in, terms.probe, terms.test, terms.validation, terms.ammunition, terms.pool]
+
+
+def _load(name: str, data: Path | None, cache: Path | None) -> Dataset:
     if name == "digits":
         return datasets.load("digits")
     if name not in PRESETS:
         raise InvalidSetting("dataset", name, ", ".join(PRESETS))
     if data is None:
         raise InvalidSetting("data", None, f"the folder that holds {name}-train.parquet")
-    found = datasets.load(data / f"{name}-train.parquet")
-    return Dataset(found.x.float() / 255, found.y, found.classes, found.name)
+    return decoded(data / f"{name}-train.parquet", cache)
 
 
-def _write(file: Path, state: State) -> None:
-    values = np.frombuffer(json.dumps(state.values).encode(), dtype=np.uint8)
-    partial = file.with_suffix(".partial.npz")  # another run may read the cache at this moment
-    tensors: dict[str, Any] = {f"t/{name}": tensor.cpu().numpy() for name, tensor in state.tensors.items()}
-    np.savez(partial, values=values, **tensors)
-    partial.replace(file)
-
-
-def _read(file: Path) -> State:
-    with np.load(file, allow_pickle=False) as archive:
-        tensors = {name[2:]: torch.from_numpy(archive[name]) for name in archive.files if name.startswith("t/")}
-        return State(tensors, json.loads(archive["values"].tobytes()))
+def _scaled(part: Dataset) -> Dataset:
+    """Numbers in [0, 1], as an attacker moves them."""
+    return part if part.x.is_floating_point() else replace(part, x=part.x.float() / 255)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from weir.bench.guards import Guard
-from weir.bench.scenario import Phase, Stream, Turn, truth
+from weir.bench.stream import Phase, Stream, Turn, truth
 from weir.bench.terms import Material, Terms
 from weir.core import Engine
 from weir.core.network import Weights
@@ -92,14 +92,15 @@ class Bench:
         )
 
     def _take(self, engine: Engine, guard: Guard, number: int, turn: Turn, rate: float, absent: bool) -> Moment | None:
-        x, y = corrupted(engine, turn)
         corrupt = truth(turn)
         hostile = turn.corruption is not None and turn.corruption.hostile
-        order = _shuffled(self.seed, number, len(y))  # the place in a batch must not give a sample away
+        order = _shuffled(self.seed, number, len(corrupt))  # the place in a batch must not give a sample away
         if absent and hostile:
             order = order[~corrupt[order]]
         if not len(order):
             return None
+        spared = absent and hostile  # then what is crafted would be thrown away
+        x, y = (turn.batch.x, turn.batch.y) if spared else corrupted(engine, turn)
         refs = [SampleRef(f"turn{number}", index) for index in range(len(order))]
         step = Step(number, x[order], y[order], refs, [turn.producers[at] for at in order.tolist()])
         report = guard.process(engine, step, rate)
