@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -13,19 +13,17 @@ from torch import Tensor
 from weir.core.breaker import Breaker
 from weir.core.config import EngineConfig
 from weir.core.evaluation import Progressive
-from weir.core.gate import Gate
 from weir.core.guard import Guard
 from weir.core.judgement import Judgement, accept_all, held, on_record, passed
-from weir.core.learner import Before, Learner, content_seed
+from weir.core.learner import Learner, content_seed
 from weir.core.network import Network, Weights
 from weir.core.probe import ProbeSet
 from weir.core.snapshots import Snapshots
 from weir.core.task import Classification
+from weir.core.transaction import Outcome, Transaction
 from weir.core.vaccine import Poisoner
 from weir.types import (
     BreakerPolicy,
-    DeclinePolicy,
-    GateReport,
     GuardMode,
     ProbeInfo,
     ProducerReport,
@@ -41,14 +39,6 @@ from weir.types import (
 STALE_WINDOW = 20  # steps
 STUCK = 3  # vetoes in a row: undoing a step restores its velocity too, and a harmful one fails every step that follows
 STALE_SHARE = 0.5  # of them vetoed although nothing was suspected: it is the probe set that no longer fits
-
-
-@dataclass(slots=True)
-class _Measured:
-    """What the probe set says of the current weights; None until it is asked for."""
-
-    gate_losses: Tensor | None = None
-    accuracy: float | None = None
 
 
 class Engine:
@@ -74,14 +64,13 @@ class Engine:
         self._learner = Learner(self.network, self.task, config.learner)
         self._snapshots = Snapshots(config.snapshots)
         self._guard = Guard(self.network, self.task, self._snapshots, config, poisoner)
-        self._gate = Gate(config.gate)
-        self._best: Before | None = None  # what a rollback puts back; kept only where the policy asks for it
+        self._transaction = Transaction(self.network, self.task, self._learner, config.gate, timed=self._timed)
         self._breaker = Breaker(config.breaker)
         self._drift = False
         self._progressive = Progressive(config.progressive_window)
         self._unexplained: deque[bool] = deque(maxlen=STALE_WINDOW)
         self._vetoes_in_a_row = 0
-        self._measured = _Measured()
+        self._probe_accuracy: float | None = None  # of the current weights, once it has been asked for
         self._seconds: dict[str, float] = {}
 
     def process(self, step: Step, recorded: Sequence[SampleVerdict] | None = None) -> StepReport:
@@ -96,14 +85,14 @@ class Engine:
         judged = self._past_the_breaker(judged, step)
         if recorded is not None:
             judged = on_record(judged, recorded, x)
-        judged, loss, gate = self._learn(judged, y, step)
+        judged, outcome = self._learn(judged, y, step)
         vetoed = any(verdict.reason is Reason.VETO for verdict in judged.verdicts)
         self._rest_when_stuck(vetoed, judged)
         if not step.released:
             self._guard.producers.count(step.producers, judged.verdicts)
             self._drift = judged.drift
             self._unexplained.append(vetoed and not judged.alarms)
-        return self._report(step, judged, loss, gate)
+        return self._report(step, judged, outcome)
 
     def predict(self, x: Tensor) -> Tensor:
         """Logits (n, classes) on the CPU of the current model, in eval mode."""
@@ -119,9 +108,8 @@ class Engine:
         probe = ProbeSet(x, y, created_at=created_at, source=source)
         self._check(probe, self.mode)
         self._guard.probe = probe
-        self._measured = _Measured()
-        self._gate.reset()
-        self._best = None
+        self._probe_accuracy = None
+        self._transaction.reset()
         self._unexplained.clear()
         return probe.info
 
@@ -198,11 +186,11 @@ class Engine:
         """Accuracy on the probe set's report part, which nothing is decided with."""
         if self._guard.probe is None:
             return None
-        if self._measured.accuracy is None:
+        if self._probe_accuracy is None:
             part = self._guard.probe.part("report")
             correct = self.task.correct(self.predict(part.x), part.y)
-            self._measured.accuracy = float(correct.float().mean())
-        return self._measured.accuracy
+            self._probe_accuracy = float(correct.float().mean())
+        return self._probe_accuracy
 
     def producers(self) -> tuple[ProducerReport, ...]:
         """Every known producer's record."""
@@ -214,10 +202,9 @@ class Engine:
             self._learner.state().nest("learner"),
             self._snapshots.state().nest("snapshots"),
             self._guard.state().nest("guard"),
-            self._gate.state().nest("gate"),
+            self._transaction.state().nest("transaction"),
             self._progressive.state().nest("progressive"),
             self._breaker.state().nest("breaker"),
-            *([self._best.state().nest("best")] if self._best else []),
             State(
                 {},
                 {
@@ -236,12 +223,10 @@ class Engine:
         self._learner.load_state(state.part("learner"))
         self._snapshots.load_state(state.part("snapshots"), self.network.device)
         self._guard.load_state(state.part("guard"))
-        self._measured = _Measured()
-        self._gate.load_state(state.part("gate"), self.network.device)
+        self._probe_accuracy = None
+        self._transaction.load_state(state.part("transaction"))
         self._progressive.load_state(state.part("progressive"))
         self._breaker.load_state(state.part("breaker"))
-        best = state.part("best")
-        self._best = Before.from_state(best, self.network.device) if best.values else None
         self._drift = state.values["drift"]
         self._unexplained = deque(state.values["unexplained"], maxlen=STALE_WINDOW)
         self._vetoes_in_a_row = state.values["vetoes_in_a_row"]
@@ -252,48 +237,31 @@ class Engine:
         self._learner.load_state(state.part("learner"))
         self._snapshots.load_state(state.part("snapshots"), self.network.device)
         self._guard.recalibrate()
-        self._gate.reset()
-        self._best = None
-        self._measured = _Measured()
+        self._transaction.reset()
+        self._probe_accuracy = None
         self._unexplained.clear()
 
-    def _learn(self, judged: Judgement, y: Tensor, step: Step) -> tuple[Judgement, float | None, GateReport | None]:
+    def _learn(self, judged: Judgement, y: Tensor, step: Step) -> tuple[Judgement, Outcome]:
         """One update on what was admitted, undone when it is not finite or the gate refuses it."""
         admitted = judged.admitted
         if not bool(admitted.any()):
-            return judged, None, None
-        armed = self._guard.probe is not None and self.config.gate.enabled and self.mode is GuardMode.WEIR
-        tested = armed and not step.forced
-        before = self._learner.capture() if tested else None
-        with self._timed("gate"):
-            losses = self._gate_losses() if tested else None
-        with self._timed("learn"):
-            loss = self._learner.step(judged.x[admitted], y[admitted], seed=content_seed(self.config.seed, step))
-        if loss is None:
-            return replace(judged, verdicts=held(judged.verdicts, Reason.NON_FINITE)), None, None
-        measured, self._measured = self._measured, _Measured()
-        if before is None or losses is None:
+            return judged, Outcome(None, None)
+        gated = self.config.gate.enabled and self.mode is GuardMode.WEIR and not step.forced
+        outcome = self._transaction.attempt(
+            judged.x[admitted],
+            y[admitted],
+            seed=content_seed(self.config.seed, step),
+            probe=self._guard.probe if gated else None,
+            drift=judged.drift,
+        )
+        if outcome.kept:
+            self._probe_accuracy = None
             self._keep()
-            return judged, loss, None
-        with self._timed("gate"):
-            gate = self._gate.test(losses, self._gate_losses(), drift=judged.drift)
-        if gate.vetoed or gate.rolled_back:
-            self._undo(before, measured, gate)
-            return replace(judged, verdicts=held(judged.verdicts, Reason.VETO)), loss, gate
-        if self._gate.passed(self._gate_losses()) and self.config.gate.decline_policy is DeclinePolicy.ROLLBACK:
-            self._best = self._learner.capture()
-        self._keep()
-        return judged, loss, gate
-
-    def _undo(self, before: Before, measured: _Measured, gate: GateReport) -> None:
-        """Take the tentative step back, or everything since the best model."""
-        if gate.rolled_back and self._best is not None:
-            self._learner.restore(self._best)
-            self._learner.come_to_rest()
-            self._measured = _Measured()
-        else:
-            self._learner.restore(before)
-            self._measured = measured
+            return judged, outcome
+        if outcome.gate is not None and outcome.gate.rolled_back:
+            self._probe_accuracy = None
+        reason = Reason.NON_FINITE if outcome.loss is None else Reason.VETO
+        return replace(judged, verdicts=held(judged.verdicts, reason)), outcome
 
     def _past_the_breaker(self, judged: Judgement, step: Step) -> Judgement:
         """Count what is held; while the breaker is open its policy decides and not the verdicts."""
@@ -323,17 +291,7 @@ class Engine:
         if self._snapshots.due(self._learner.updates):
             self._snapshots.record(self._learner.updates, self.network.snapshot())
 
-    def _gate_losses(self) -> Tensor:
-        """Losses (n,) of the current weights on the gate part, computed once for each set of weights."""
-        assert self._guard.probe is not None
-        if self._measured.gate_losses is None:
-            part = self._guard.probe.part("gate")
-            with torch.no_grad():
-                logits = self.network.outputs(self.network.prepare(part.x)).logits
-                self._measured.gate_losses = self.task.loss(logits, part.y.to(self.network.device))
-        return self._measured.gate_losses
-
-    def _report(self, step: Step, judged: Judgement, loss: float | None, gate: GateReport | None) -> StepReport:
+    def _report(self, step: Step, judged: Judgement, outcome: Outcome) -> StepReport:
         reference = self._snapshots.reference()
         return StepReport(
             step=step.number,
@@ -343,7 +301,7 @@ class Engine:
             verdicts=judged.verdicts,
             producers=tuple(step.producers),
             updated=any(v.verdict is not Verdict.QUARANTINE for v in judged.verdicts),
-            loss=loss,
+            loss=outcome.loss,
             progressive_accuracy=self.progressive_accuracy,
             probe_accuracy=self.probe_accuracy(),
             step_discrepancy=judged.step_discrepancy,
@@ -353,7 +311,7 @@ class Engine:
             sample_threshold=judged.sample_threshold,
             alarms=judged.alarms,
             alarmed_producers=judged.alarmed_producers,
-            gate=gate,
+            gate=outcome.gate,
             drift=judged.drift,
             vaccine_age=self._guard.vaccine_age,
             probe_stale=self.probe_stale,

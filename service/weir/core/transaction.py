@@ -1,0 +1,107 @@
+"""The transaction around a step: learn, test the result on trusted samples, then keep it or undo it bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from weir.core.config import GateConfig
+from weir.core.gate import Gate
+from weir.core.learner import Before, Learner
+from weir.core.network import Network
+from weir.core.probe import ProbeSet
+from weir.core.task import Task
+from weir.types import DeclinePolicy, GateReport, State
+
+Timed = Callable[[str], AbstractContextManager[None]]
+
+
+class Outcome(NamedTuple):
+    """What a tentative step came to: its mean loss (None: not finite), and the gate's report if it was tested."""
+
+    loss: float | None
+    gate: GateReport | None
+
+    @property
+    def kept(self) -> bool:
+        """Whether the step is in the weights."""
+        return self.loss is not None and not (self.gate and (self.gate.vetoed or self.gate.rolled_back))
+
+
+class Transaction:
+    """Makes updates and takes back those that are not finite or that the gate refuses."""
+
+    def __init__(self, network: Network, task: Task, learner: Learner, config: GateConfig, *, timed: Timed) -> None:
+        """``timed(stage)`` is a context in which the stages gate and learn run."""
+        self._network = network
+        self._task = task
+        self._learner = learner
+        self._keeps_best = config.decline_policy is DeclinePolicy.ROLLBACK
+        self._timed = timed
+        self._gate = Gate(config)
+        self._best: Before | None = None
+        self._losses: Tensor | None = None  # of the current weights on the gate part, once they are known
+
+    def attempt(self, x: Tensor, y: Tensor, *, seed: int, probe: ProbeSet | None, drift: bool) -> Outcome:
+        """One update on prepared samples (n, …), tested where there is a probe set to test it with."""
+        before = losses = None
+        if probe is not None:
+            before = self._learner.capture()
+            with self._timed("gate"):
+                losses = self._measured(probe)
+        with self._timed("learn"):
+            loss = self._learner.step(x, y, seed=seed)
+        if loss is None:
+            return Outcome(None, None)
+        self._losses = None
+        if probe is None or before is None or losses is None:
+            return Outcome(loss, None)
+        with self._timed("gate"):
+            after = self._measured(probe)
+            outcome = Outcome(loss, self._gate.test(losses, after, drift=drift))
+        if not outcome.kept:
+            self._undo(before, losses, outcome)
+        elif self._gate.passed(after) and self._keeps_best:
+            self._best = self._learner.capture()
+        return outcome
+
+    def reset(self) -> None:
+        """Forget what was measured: the probe set or the weights have been replaced."""
+        self._gate.reset()
+        self._best = self._losses = None
+
+    def state(self) -> State:
+        """Everything a restart needs."""
+        best = [self._best.state().nest("best")] if self._best else []
+        return State.merge(self._gate.state().nest("gate"), *best)
+
+    def load_state(self, state: State) -> None:
+        """Replace the best losses, and the best model where one is kept."""
+        device = self._network.device
+        self._gate.load_state(state.part("gate"), device)
+        best = state.part("best")
+        self._best = Before.from_state(best, device) if best.values else None
+        self._losses = None
+
+    def _undo(self, before: Before, losses: Tensor, outcome: Outcome) -> None:
+        """Take the step back; or, where the policy says so, all that came after the best model."""
+        if outcome.gate is not None and outcome.gate.rolled_back and self._best is not None:
+            self._learner.restore(self._best)
+            self._learner.come_to_rest()  # the velocity of then led here
+            self._losses = None
+        else:
+            self._learner.restore(before)
+            self._losses = losses
+
+    def _measured(self, probe: ProbeSet) -> Tensor:
+        """Losses (n,) of the current weights on the gate part, computed once for each set of weights."""
+        if self._losses is None:
+            part = probe.part("gate")
+            with torch.no_grad():
+                logits = self._network.outputs(self._network.prepare(part.x)).logits
+                self._losses = self._task.loss(logits, part.y.to(self._network.device))
+        return self._losses
