@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from weir.bench.harness import Cell, Harness
+from weir.bench.plots import PICTURES
 from weir.bench.terms import Terms
-
-pytest.importorskip("matplotlib")
 
 
 def test_every_picture_is_drawn_also_where_no_one_scores(harness: Harness, terms: Terms, tmp_path: Path) -> None:
-    from weir.bench.plots import PICTURES
-
     rows = [harness.run(Cell("accumulative", guard, 0, terms)) for guard in ("none", "weir")]
     for name, draw in PICTURES.items():
         for some in (rows, rows[:1]):

@@ -46,15 +46,20 @@ def curves(rows: Sequence[Row], path: Path) -> None:
 def protection(rows: Sequence[Row], path: Path) -> None:
     """One dot a guard: accuracy lost to attacks that bite against what it can still learn, means over runs.
 
-    Only guards that stand in every table are drawn: a mean over easier scenarios would flatter the others.
+    Drawn over the tables in which most guards stand, and of those guards only that stand in all of these: a mean over
+    easier scenarios would flatter the others.
     """
-    everywhere = {_place(row) for row in rows}
+    guards_at: dict[str, set[str]] = {}
+    for row in rows:
+        guards_at.setdefault(_place(row), set()).add(row["guard"])
+    most = max(map(len, guards_at.values()), default=0)
+    fullest = {place for place, guards in guards_at.items() if len(guards) == most}
     figure = Figure(figsize=(7, 5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     for guard in GUARDS:
-        mine = [row for row in rows if row["guard"] == guard]
-        if {_place(row) for row in mine} == everywhere:
+        mine = [row for row in rows if row["guard"] == guard and _place(row) in fullest]
+        if {_place(row) for row in mine} == fullest:
             _dot(axes, guard, mine)
     axes.set_xlabel("plasticity: gain without the attack / unguarded gain")
     axes.set_ylabel("points lost to attacks that bite (down is better)")
