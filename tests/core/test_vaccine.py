@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from weir.core.vaccine import RIDGE, Scale, Vaccine, logistic, mixture
@@ -35,11 +36,10 @@ def test_it_separates_what_differs_and_leaves_alone_what_does_not() -> None:
 
 @pytest.mark.parametrize("crafted", [40, 400, 1_300])
 def test_it_equals_scikit_learns_ridge_regression_with_balanced_weights(crafted: int) -> None:
-    sklearn = pytest.importorskip("sklearn.linear_model")
     sides = draw(300, seed=1).double(), draw(crafted, seed=2, shift=(1.0, -0.5, 0.0)).double()
     x, y = torch.cat(sides), torch.tensor([0] * 300 + [1] * crafted)
     share = torch.where(y == 1, 300 / crafted, 1.0)
-    model = sklearn.LogisticRegression(C=1 / RIDGE, tol=1e-12, max_iter=10_000)
+    model = LogisticRegression(C=1 / RIDGE, tol=1e-12, max_iter=10_000)
     model.fit(x.numpy(), y.numpy(), sample_weight=share.numpy())
     expected = [*model.coef_[0], model.intercept_[0]]
     assert logistic(*sides).tolist() == pytest.approx(expected, abs=1e-5)
