@@ -59,7 +59,7 @@ def _overview(made: Sequence[Table]) -> list[str]:
     titles = ["scenario", "model", "lr", "BN", "epsilon", "fraction", "start", "attack bites", *PRINCIPAL]
     lines = [
         [
-            table.scenario,
+            table.scenario + _price(table),
             table.model,
             f"{table.row['lr']:g}",
             table.norm,
@@ -72,6 +72,11 @@ def _overview(made: Sequence[Table]) -> list[str]:
         for table in made
     ]
     return grid(titles, lines)
+
+
+def _price(table: Table) -> str:
+    """What an attacker who knows the guard pays for suspicion; nothing for the others."""
+    return f", penalty {table.terms['penalty']:g}" if table.scenario == "adaptive" else ""
 
 
 def _bite(table: Table) -> str:
@@ -87,7 +92,7 @@ def _section(table: Table) -> list[str]:
     lines = [_line(table, guard) for guard in table.guards]
     titles, short, alike = compact(["guard", *COLUMNS, "bars met"], lines)
     same = [f"Alike for all: {alike}.", ""] if alike else []
-    title = f"## {table.scenario}: {table.place}"
+    title = f"## {table.scenario}{_price(table)}: {table.place}"
     head = [title, "", _setting(table), "", _verdict(table), "", *same]
     return [*head, *grid(titles, short), "", *_missed(table)]
 
