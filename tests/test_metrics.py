@@ -58,6 +58,7 @@ STATUS = LearnerStatus(
     drift=True,
     breaker_open=False,
     vaccine_age=40,
+    unvaccinated_because=None,
     sample_threshold=2.0,
     vetoes=1,
     rollbacks=2,

@@ -18,7 +18,7 @@ from weir.types import LearnerStatus, ProducerReport, Reason, Standing, StepRepo
 OTHER = "other"
 MAX_PRODUCERS = 100
 
-_UNSUSPECTED = frozenset({Reason.CLEAN, Reason.UNARMED, Reason.RELEASED})
+_UNSUSPECTED = frozenset({Reason.CLEAN, Reason.UNARMED, Reason.RELEASED, Reason.BREAKER})
 _NATS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 _PVALUES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, *(tenth / 10 for tenth in range(1, 11)))
 _SECONDS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)

@@ -65,6 +65,7 @@ class Reason(StrEnum):
     DISCREPANCY = "discrepancy"  # the published rule: mean discrepancy of the step
     NON_FINITE = "non_finite"  # loss or gradient was not a number
     VETO = "veto"  # the gate undid the step
+    ROLLBACK = "rollback"  # the gate put the best model back
     BREAKER = "breaker"  # the breaker is open, and learning pauses
     RELEASED = "released"  # a reviewer let it through
 
@@ -297,6 +298,7 @@ class LearnerStatus:
     drift: bool
     breaker_open: bool
     vaccine_age: int | None
+    unvaccinated_because: str | None
     sample_threshold: float | None
     vetoes: int
     rollbacks: int

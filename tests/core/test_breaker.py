@@ -33,42 +33,55 @@ def feed(
 
 def test_it_opens_when_more_than_the_ratio_is_held_and_not_before_there_is_enough() -> None:
     breaker = Breaker(BreakerConfig(ratio=0.5))
-    feed(breaker, "ann", 15, 20, steps=9)
-    assert breaker.held_ratio(9) is None
+    feed(breaker, "ann", 75, 100, steps=4)
+    assert breaker.held_ratio(4) is None
     assert not breaker.open
-    feed(breaker, "ann", 15, 20, steps=1, first=9)
-    assert breaker.held_ratio(9) == pytest.approx(0.75, abs=0.01)
+    feed(breaker, "ann", 75, 100, steps=1, first=4)
+    assert breaker.held_ratio(4) == pytest.approx(0.75)
     assert breaker.open
 
 
-def test_half_and_less_leave_it_closed() -> None:
+def test_less_than_half_leaves_it_closed_and_so_does_one_bad_step() -> None:
     breaker = Breaker(BreakerConfig(ratio=0.5))
-    feed(breaker, "ann", 9, 20, steps=60)
+    feed(breaker, "ann", 8, 20, steps=60)
+    feed(breaker, "ann", 100, 100, steps=1, first=60)
     assert not breaker.open
 
 
-def test_a_producer_that_is_suspect_as_a_whole_does_not_count() -> None:
-    breaker = Breaker(BreakerConfig())
-    feed(breaker, "eve", 100, 100, steps=30, blamed=("eve",))
-    feed(breaker, "ann", 0, 20, steps=20, first=30)
-    assert breaker.held_ratio(50) == 0.0
-    assert not breaker.open
-
-
-def test_a_flood_of_one_weighs_no_more_than_others() -> None:
+def test_the_median_producer_counts_however_loud_a_minority_is() -> None:
     breaker = Breaker(BreakerConfig())
     for name in ("ann", "ben", "cid"):
-        feed(breaker, name, 0, 20, steps=10)
-    feed(breaker, "eve", 100, 100, steps=30, first=10)
-    assert breaker.held_ratio(40) == pytest.approx(0.25, abs=0.01)
+        feed(breaker, name, 0, 20, steps=5)
+    feed(breaker, "eve", 100, 100, steps=30, first=5, blamed=("eve",))
+    feed(breaker, "zed", 100, 100, steps=30, first=35)
+    assert breaker.held_ratio(65) == 0.0
     assert not breaker.open
+
+
+def test_it_opens_when_all_are_held_as_a_whole() -> None:
+    """Nobody is left to be honest: a bad vaccine, or a change of the world that nobody can outvote."""
+    breaker = Breaker(BreakerConfig())
+    names = [f"p{at}" for at in range(10)]
+    for step in range(10):
+        for name in names:
+            breaker.observe(judged(10, 10, blamed=tuple(names)), [name] * 10, step)
+    assert breaker.open
 
 
 def test_the_silent_have_no_say() -> None:
     breaker = Breaker(BreakerConfig())
-    feed(breaker, "ann", 0, 100, steps=10)
-    feed(breaker, "ben", 100, 100, steps=3, first=10 + ACTIVE)
+    for name in ("ann", "ben"):
+        feed(breaker, name, 0, 100, steps=10)
+    feed(breaker, "eve", 100, 100, steps=5, first=11 + ACTIVE)
     assert breaker.open
+
+
+def test_a_restart_with_the_policy_off_closes_it() -> None:
+    one, other = Breaker(BreakerConfig()), Breaker(BreakerConfig(policy=BreakerPolicy.OFF))
+    feed(one, "ann", 100, 100, steps=10)
+    other.load_state(one.state())
+    assert one.open
+    assert not other.open
 
 
 def test_off_never_opens() -> None:
@@ -79,10 +92,10 @@ def test_off_never_opens() -> None:
 
 def test_a_restart_goes_on_alike() -> None:
     one, other = Breaker(BreakerConfig()), Breaker(BreakerConfig())
-    feed(one, "ann", 30, 70, steps=3)
+    feed(one, "ann", 30, 70, steps=8)
     other.load_state(State({}, json.loads(json.dumps(one.state().values))))
-    assert other.held_ratio(2) == one.held_ratio(2)
-    feed(one, "ann", 100, 100, steps=3, first=3)
+    assert other.held_ratio(8) == one.held_ratio(8) != 0.0
+    feed(one, "ann", 100, 100, steps=9, first=8)
     other.load_state(one.state())
     assert other.open
 
@@ -91,17 +104,17 @@ def test_a_restart_goes_on_alike() -> None:
 def test_an_open_breaker_pauses_or_observes_says_so_and_is_closed_by_setting_the_mode(
     world: World, policy: BreakerPolicy
 ) -> None:
-    """Forty producers of a few wrong samples each: no producer's fault, and a step alarm after another."""
+    """Three producers of nothing but wrong samples, too few to call it drift: nobody is left to learn from."""
     engine = world.engine(
         breaker=BreakerConfig(policy=policy), guard=GuardConfig(sample_rate=0.01, step_rate=1e-3, producer_rate=1e-9)
     )
     number = 0
     while not engine.breaker_open:
         number += 1
-        assert number < 30
+        assert number < 80
         x, y = world.samples(40, seed=number)
         step = world.of(number, x, (y + 1) % 3)
-        engine.process(step.__class__(number, step.x, step.y, step.refs, [f"p{row}" for row in range(40)]))
+        engine.process(step.__class__(number, step.x, step.y, step.refs, [f"p{row % 3}" for row in range(40)]))
     (report,) = world.run(engine, number + 1, number + 1)
     assert report.breaker_open
     if policy is BreakerPolicy.PAUSE:

@@ -476,3 +476,55 @@ def test_a_rollback_to_the_best_puts_its_weights_back_and_survives_a_restart(wor
     else:
         pytest.fail("the decline never passed its bound")
     assert engine.updates < number - 1
+
+
+ROLLING = GateConfig(tolerance=10.0, decline=0.02, decline_policy=DeclinePolicy.ROLLBACK)
+
+
+def declining(world: World, engine: Engine, first: int, last: int, **how: Any) -> list[StepReport]:
+    """Steps that each hurt a little, past the guard."""
+    x, y = world.samples(60, seed=3)
+    return [engine.process(world.of(n, x, (y + 1) % 3, released=True, **how)) for n in range(first, last + 1)]
+
+
+def test_a_rollback_on_record_leads_to_the_same_bits(world: World) -> None:
+    engine, again = (world.engine(gate=ROLLING, learner=LearnerConfig(lr=0.02, momentum=0.5)) for _ in "ab")
+    for number in range(1, 4):
+        report = engine.process(world.step(number))
+        again.process(world.step(number), report.verdicts)
+    reports = declining(world, engine, 4, 60)
+    assert any(v.reason is Reason.ROLLBACK for report in reports for v in report.verdicts)
+    x, y = world.samples(60, seed=3)
+    for report in reports:
+        again.process(world.of(report.step, x, (y + 1) % 3, released=True), report.verdicts)
+    assert weights(engine) == weights(again)
+    assert engine.updates == again.updates
+
+
+def test_a_rollback_needs_no_better_model_to_have_been_seen(world: World) -> None:
+    """The model that the policy starts from is its best: what is put back is there, and learning goes on."""
+    engine = world.engine(gate=ROLLING, learner=LearnerConfig(lr=0.02))
+    start = weights(engine)
+    reports = declining(world, engine, 1, 60)
+    first = next(report for report in reports if report.gate and report.gate.rolled_back)
+    assert not first.updated
+    rolled = world.engine(gate=ROLLING, learner=LearnerConfig(lr=0.02))
+    declining(world, rolled, 1, first.step)
+    assert weights(rolled) == start
+    assert rolled.process(world.step(first.step + 1)).updated
+
+
+def test_what_an_admin_forces_is_no_decline(world: World) -> None:
+    engine = world.engine(gate=ROLLING, learner=LearnerConfig(lr=0.02))
+    declining(world, engine, 1, 20, forced=True)
+    report = engine.process(world.step(21))
+    assert report.updated
+    assert report.gate is not None
+    assert not report.gate.declined
+    assert engine.updates == 21
+
+
+def test_a_rollback_leaves_no_snapshot_of_the_future(world: World) -> None:
+    engine = world.engine(gate=ROLLING, learner=LearnerConfig(lr=0.02), snapshots=SnapshotConfig(lag=2))
+    for report in declining(world, engine, 1, 60):
+        assert report.lag is None or report.lag >= 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -343,3 +344,41 @@ def test_producers_that_change_together_are_told_as_drift_and_go_on_learning(wor
     assert accepted[5] > 0.85
     assert accepted[1] == 0.0
     assert drift == {5: 15, 1: 0}
+
+
+ABSURD = 1e20  # a finite number, as any unbounded feature may be, whose square is none
+
+
+@pytest.mark.parametrize("poisoner", [None, Cocktail()], ids=["no vaccine", "vaccine"])
+def test_one_absurd_sample_is_held_and_disarms_no_alarm(world: World, poisoner: Cocktail | None) -> None:
+    """Sixty wrong samples are held as a step; one number that makes every mean unknowable must not save them."""
+    reports = []
+    for absurd in (False, True):
+        engine = world.engine(guard=guard(step_rate=1e-3), poisoner=poisoner)
+        x, y = world.samples(90, seed=5)
+        y[:60] = (y[:60] + 1) % 3
+        if absurd:
+            x[-1, 0] = ABSURD
+        report = engine.process(replace(world.of(1, x, y), producers=[f"p{row}" for row in range(90)]))
+        reports.append(report)
+        assert not any(math.isnan(tensor.sum()) for tensor in engine.weights().values())
+        assert "nan" not in repr(engine.state().values).lower()
+    plain, absurd_one = reports
+    assert absurd_one.verdicts[-1].verdict is Verdict.QUARANTINE
+    assert absurd_one.alarms == plain.alarms == (Reason.STEP,)
+    held = [sum(v.verdict is Verdict.QUARANTINE for v in report.verdicts[:60]) for report in reports]
+    assert held[1] >= held[0] - 3
+
+
+def test_an_absurd_sample_does_not_spoil_what_is_known_of_its_producer(world: World) -> None:
+    engine = world.engine()
+    x, y = world.samples(20, seed=1)
+    x[0, 0] = ABSURD
+    engine.process(world.of(1, x, y))
+    engine.process(world.step(2))
+    (record,) = engine.producers()
+    assert record.score is not None
+    assert math.isfinite(record.score)
+    assert record.suspect_share is not None
+    assert math.isfinite(record.suspect_share)
+    assert record.standing is Standing.GOOD

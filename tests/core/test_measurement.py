@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -303,3 +303,59 @@ def test_a_state_of_other_signals_leaves_no_consensus_of_before(world: World) ->
     world.run(other, 1, 2, producer="zed")
     one.load_state(other.state())
     assert one.state().part("guard").values["consensus"]["producers"] == []
+
+
+def headless_of_gradients(inputs: InputSpec) -> nn.Module:
+    """A model with a parameter that its output does not depend on."""
+    model = nn.Sequential(nn.Linear(6, inputs.classes))
+    model.register_parameter("unused", nn.Parameter(torch.zeros(3)))
+    return model
+
+
+def test_a_parameter_without_use_is_no_reason_to_stop(world: World) -> None:
+    recipe = Recipe(f"{__name__}:headless_of_gradients", world.recipe.inputs)
+    engine = Engine(recipe, world.config(), poisoner=Cocktail())
+    engine.set_anchor()
+    engine.set_probe(*world.samples(420, seed=11), created_at=0.0, source="tests")
+    assert {report.vaccine_age for report in world.run(engine, 1, 2)} == {0, 1}
+    assert engine.unvaccinated_because is None
+
+
+def test_a_poisoner_that_fails_leaves_the_guard_unvaccinated_and_says_why(world: World) -> None:
+    def failing(module: nn.Module, x: Tensor, y: Tensor, **how: Any) -> Sequence[Strain]:
+        raise RuntimeError("no second derivative")
+
+    engine = world.engine(poisoner=failing)
+    reports = world.run(engine, 1, 2)
+    assert all(report.updated and report.vaccine_age is None for report in reports)
+    assert engine.unvaccinated_because is not None
+    assert "no second derivative" in engine.unvaccinated_because
+
+
+@pytest.mark.parametrize("refresh", [1, 3])
+def test_a_restart_with_the_vaccine_off_starts_the_evidence_anew_and_goes_on(world: World, refresh: int) -> None:
+    config = GuardConfig(**CALM, refresh=refresh)
+    engine, again = world.engine(poisoner=Cocktail(), guard=config), world.engine(guard=config)
+    world.run(engine, 1, 2)
+    again.load_state(engine.state())
+    assert all(report.updated for report in world.run(again, 3, 6))
+
+
+def test_what_producers_had_in_common_is_forgotten_with_what_it_was_measured_against(world: World) -> None:
+    def known(engine: Engine) -> list[Any]:
+        return list(engine.state().part("guard").values["consensus"]["producers"])
+
+    def new_probe(engine: Engine) -> None:
+        engine.set_probe(*world.samples(420, seed=12), created_at=0.0, source="tests")
+
+    replacements: list[Callable[[Engine], None]] = [
+        lambda engine: engine.set_anchor(),
+        new_probe,
+        lambda engine: engine.roll_back(engine.state()),
+    ]
+    for replace_it in replacements:
+        engine = world.engine()
+        world.run(engine, 1, 2)
+        assert known(engine)
+        replace_it(engine)
+        assert not known(engine)

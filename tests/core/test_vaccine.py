@@ -142,3 +142,15 @@ def test_a_restart_knows_the_same_attacks_bit_for_bit() -> None:
     assert again.names == vaccine.names
     fresh = draw(20, seed=9)
     assert torch.equal(again.logits(fresh), vaccine.logits(fresh))
+
+
+def test_the_weights_lie_where_the_evidence_does() -> None:
+    """Fitted on the CPU for equal bits, wherever the model lives."""
+    clean = draw(40, seed=1).to("meta")
+    vaccine = Vaccine.fit.__globals__  # the regression itself cannot run on this device
+    kept = vaccine["logistic"]
+    vaccine["logistic"] = lambda negative, positive: torch.zeros(4, dtype=torch.float64)
+    try:
+        assert Vaccine.fit(clean, {"one": clean}).weights.device == clean.device
+    finally:
+        vaccine["logistic"] = kept

@@ -222,6 +222,7 @@ class ModelView(_View):
     drift: bool = Field(description="whether producers were seen to change together at the last step")
     breaker_open: bool = Field(description="whether the guard holds too much to go on; setting the mode closes it")
     vaccine_age: int | None = Field(description="steps since the guard learned what poison looks like; null: never")
+    unvaccinated_because: str | None = Field(description="why it never did")
     vetoes: int
     rollbacks: int
     checkpoint: str | None = Field(description="the newest checkpoint")
@@ -353,7 +354,7 @@ class Readiness(_View):
     because: list[str] = Field(description="what is missing for ready")
     armed: bool
     unarmed_because: str | None
-    breaker_open: bool = Field(description="the guard holds too much of what most producers send, and has stepped back")
+    breaker_open: bool = Field(description="most producers are held: learning pauses or the guard only observes")
 
 
 def _verdict(source: JournalledSample | Held) -> dict[str, Any]:

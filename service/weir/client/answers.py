@@ -154,6 +154,7 @@ class ModelReport:
     drift: bool
     breaker_open: bool
     vaccine_age: int | None
+    unvaccinated_because: str | None
     vetoes: int
     rollbacks: int
     checkpoint: str | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -9,17 +10,16 @@ from weir.core.config import BreakerConfig
 from weir.core.judgement import Judgement
 from weir.types import BreakerPolicy, State, Verdict
 
-MEMORY = 200.0  # samples of a producer after which older ones have faded
-LEAST = 200.0  # samples of all producers together that a decision needs
-ACTIVE = 100  # steps after which a silent producer has no say
+MEMORY = 1_000.0  # samples of a producer after which older ones have faded: one bad step opens nothing
+LEAST = 50.0  # samples that give a producer a say
+ENOUGH = 500.0  # samples of all who have one that a decision needs
+ACTIVE = 1_000  # steps after which a silent producer has none
 MOST_PRODUCERS = 1_000
 
 
 class Breaker:
-    """Opens when too large a share of honest-looking traffic is held, no producer weighing more than another.
-
-    Who is suspect as a whole has been named and does not count: a flood by one hostile key must not open it. It stays
-    open until an admin closes it.
+    """Opens when the median producer's held share is too large: a minority, however loud, can neither open it nor
+    keep it shut. It stays open until an admin closes it.
     """
 
     def __init__(self, config: BreakerConfig) -> None:
@@ -30,9 +30,6 @@ class Breaker:
     def observe(self, judged: Judgement, producers: Sequence[str], step: int) -> None:
         """Count what becomes of one step's samples, and open if it is too much."""
         for producer, verdict in zip(producers, judged.verdicts, strict=True):
-            if producer in judged.alarmed_producers:
-                self._votes.pop(producer, None)
-                continue
             held, seen, _ = self._votes.get(producer, (0.0, 0.0, 0))
             kept = min(1.0, (MEMORY - 1) / seen) if seen else 0.0
             self._votes[producer] = (held * kept + (verdict.verdict is Verdict.QUARANTINE), seen * kept + 1, step)
@@ -43,10 +40,13 @@ class Breaker:
             self.open = True
 
     def held_ratio(self, step: int) -> float | None:
-        """The held share of what active producers sent of late; None before there is enough of it."""
-        votes = [(held, seen) for held, seen, newest in self._votes.values() if step - newest <= ACTIVE]
-        total = sum(seen for _, seen in votes)
-        return sum(held for held, _ in votes) / total if total >= LEAST - 1e-6 else None
+        """The median held share of active producers, the lower one of two; None while nobody has sent enough."""
+        heard = [
+            (held, seen) for held, seen, newest in self._votes.values() if seen >= LEAST and step - newest <= ACTIVE
+        ]
+        if sum(seen for _, seen in heard) < ENOUGH:
+            return None
+        return statistics.median_low(held / seen for held, seen in heard)
 
     def close(self) -> None:
         """Close it, and count anew."""
@@ -59,5 +59,5 @@ class Breaker:
 
     def load_state(self, state: State) -> None:
         """Replace votes and position."""
-        self.open = state.values["open"]
+        self.open = state.values["open"] and self._config.policy is not BreakerPolicy.OFF
         self._votes = OrderedDict((name, (held, seen, step)) for name, held, seen, step in state.values["votes"])

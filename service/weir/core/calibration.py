@@ -122,7 +122,7 @@ class Calibration:
         self.vaccine = vaccine
         self._rate = rate
         self._judged = list(range(trusted.fit.shape[1]) if judged is None else judged)
-        self._scale = Scale.of(torch.cat([trusted.fit, trusted.threshold])[:, self._judged])
+        self._scale = Scale.of(trusted.fit[:, self._judged])
         self._fit, threshold = self.standardise(trusted.fit), self.standardise(trusted.threshold)
         combined = self._combine(threshold)
         self._fisher = combined[:, :1]
@@ -148,7 +148,24 @@ class Calibration:
         return self._scale.standardise(evidence[:, self._judged])
 
     def score(self, standardised: Tensor, y: Tensor) -> Scores:
-        """Calibrate standardised evidence (n, k) of samples labelled ``y`` (n,)."""
+        """Calibrate standardised evidence (n, k) of samples labelled ``y`` (n,).
+
+        A sample whose evidence is not all finite is suspect, and says nothing about any group that it is in: one
+        absurd number must not make the mean of honest or hostile ones unknowable.
+        """
+        sound = standardised.isfinite().all(1)
+        scores = self._scored(torch.where(sound[:, None], standardised, 0.0), y)
+        if bool(sound.all()):
+            return scores
+        return Scores(
+            score=torch.where(sound, scores.score, torch.finfo(scores.score.dtype).max),
+            p=torch.where(sound, scores.p, 1 / (len(self._scores) + 1)),
+            threshold=scores.threshold,
+            normal=torch.where(sound[:, None], scores.normal, 0.0),
+            ratios=torch.where(sound[:, None], scores.ratios, 1.0),
+        )
+
+    def _scored(self, standardised: Tensor, y: Tensor) -> Scores:
         combined = self._combine(standardised)
         score = self._score(combined)
         p = pvalues(self._scores[:, None], score[:, None])[:, 0]

@@ -96,7 +96,7 @@ class GateConfig(Tunables):
 class BreakerConfig(Tunables):
     """When the guard holds too much for it to be a producer's fault."""
 
-    ratio: float = tunable(0.5, "held share of honest-looking traffic that opens the breaker", low=0.0)
+    ratio: float = tunable(0.5, "held share of what the median producer sends that opens the breaker", low=0.0)
     policy: BreakerPolicy = tunable(
         BreakerPolicy.PAUSE, "what it does until the mode is set anew: pause, observe or off"
     )

@@ -41,6 +41,7 @@ class _Recent:
     step: int = 0
 
     def take(self, rows: Tensor, step: int) -> None:
+        rows = rows[rows.isfinite().all(1)]
         kept = min(1.0, max(0.0, MEMORY - len(rows)) / self.weight) if self.weight else 0.0
         self.sums = self.sums * kept + rows.sum(0)
         self.squares = self.squares * kept + rows.square().sum(0)

@@ -85,6 +85,9 @@ class Engine:
         judged = self._past_the_breaker(judged, step)
         if recorded is not None:
             judged = on_record(judged, recorded, x)
+            if any(verdict.reason is Reason.ROLLBACK for verdict in recorded):
+                self._transaction.put_best_back()
+                self._rolled_back()
         judged, outcome = self._learn(judged, y, step)
         vetoed = any(verdict.reason is Reason.VETO for verdict in judged.verdicts)
         self._rest_when_stuck(vetoed, judged)
@@ -125,7 +128,7 @@ class Engine:
     def set_anchor(self, weights: Weights | None = None) -> None:
         """Make a trusted model (default: the current one) the anchor."""
         self._snapshots.trust(self._learner.updates, weights or self.network.snapshot())
-        self._guard.recalibrate()
+        self._guard.renew()
 
     @property
     def mode(self) -> GuardMode:
@@ -161,6 +164,11 @@ class Engine:
     def vaccine_age(self) -> int | None:
         """Steps since the vaccine in force was made, None without one."""
         return self._guard.vaccine_age
+
+    @property
+    def unvaccinated_because(self) -> str | None:
+        """Why the guard has no vaccine, in words; None when it has one, or will at the next step."""
+        return self._guard.unvaccinated_because
 
     @property
     def updates(self) -> int:
@@ -236,10 +244,11 @@ class Engine:
         """Take model, optimizer, ring and anchor from an older state; mode, probe set and producers' evidence stay."""
         self._learner.load_state(state.part("learner"))
         self._snapshots.load_state(state.part("snapshots"), self.network.device)
-        self._guard.recalibrate()
+        self._guard.renew()
         self._transaction.reset()
         self._probe_accuracy = None
         self._unexplained.clear()
+        self._vetoes_in_a_row = 0
 
     def _learn(self, judged: Judgement, y: Tensor, step: Step) -> tuple[Judgement, Outcome]:
         """One update on what was admitted, undone when it is not finite or the gate refuses it."""
@@ -258,10 +267,17 @@ class Engine:
             self._probe_accuracy = None
             self._keep()
             return judged, outcome
-        if outcome.gate is not None and outcome.gate.rolled_back:
-            self._probe_accuracy = None
         reason = Reason.NON_FINITE if outcome.loss is None else Reason.VETO
+        if outcome.gate is not None and outcome.gate.rolled_back:
+            self._rolled_back()
+            reason = Reason.ROLLBACK
         return replace(judged, verdicts=held(judged.verdicts, reason)), outcome
+
+    def _rolled_back(self) -> None:
+        """Nothing that was measured against the abandoned weights may stay."""
+        self._probe_accuracy = None
+        self._snapshots.forget_after(self._learner.updates)
+        self._guard.renew()
 
     def _past_the_breaker(self, judged: Judgement, step: Step) -> Judgement:
         """Count what is held; while the breaker is open its policy decides and not the verdicts."""

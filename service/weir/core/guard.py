@@ -82,7 +82,7 @@ class Guard:
     @probe.setter
     def probe(self, probe: ProbeSet | None) -> None:
         self._measurement.probe = probe
-        self.recalibrate()
+        self.renew()
 
     @property
     def sample_threshold(self) -> float | None:
@@ -94,9 +94,19 @@ class Guard:
         """Steps since the vaccine in force was made, None without one."""
         return self._vaccine_age if self._vaccine else None
 
+    @property
+    def unvaccinated_because(self) -> str | None:
+        """Why there is no vaccine, in words; None where there is one, or will be at the next step."""
+        return self._measurement.unvaccinated_because
+
     def recalibrate(self) -> None:
         """Calibrate and vaccinate anew at the next step: model, snapshot or probe set has been replaced."""
         self._calibration = self._vaccine = None
+
+    def renew(self) -> None:
+        """Calibrate anew and forget what producers had in common: it was measured against what has been replaced."""
+        self.recalibrate()
+        self._consensus.forget()
 
     def judge(self, step: Step, x: Tensor, y: Tensor, current: Outputs) -> Judgement:
         """Give every prepared sample its verdict, from the current model's outputs on it."""
@@ -153,14 +163,15 @@ class Guard:
         override = state.values["override"]
         self._override = GuardMode(override) if override else None
         self._age, self._vaccine_age = state.values["age"], state.values["vaccine_age"]
-        self._attacks = state.values["attacks"]
-        same = state.values["signals"] == self._judged_names  # else the columns mean something else
+        attacks = state.values["attacks"]
+        vaccinated = not attacks or self._measurement.vaccinates
+        same = state.values["signals"] == self._judged_names and vaccinated  # else the columns mean something else
+        self._attacks = attacks if same else []
         self.producers.load_state(state.part("producers"), evidence=same)
-        self._consensus.forget()
+        self.probe = ProbeSet.from_state(state.part("probe")) if "probe" in state.values else None
         if same:
             self._consensus.load_state(state.part("consensus"))
-        self.probe = ProbeSet.from_state(state.part("probe")) if "probe" in state.values else None
-        if "vaccine" in state.values and same and self._measurement.vaccinates:
+        if "vaccine" in state.values and same:
             self._vaccine = Vaccine.from_state(state.part("vaccine"), self._network.device)
         if state.values["calibrated"] and same:
             self._use(Trusted.from_state(state.part("calibration"), self._network.device))

@@ -31,6 +31,7 @@ class Measurement:
         self._familiarity: Familiarity | None = None
         self._probe: ProbeSet | None = None
         self._historical: dict[str, tuple[Snapshot, Outputs]] = {}
+        self.unvaccinated_because: str | None = None if self._poisoner else "there is no poisoner"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -88,8 +89,13 @@ class Measurement:
         rows = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))[:VACCINE_SAMPLES].to(y.device)
         x, y = x[rows], y[rows]
         prepare = self._network.prepare
-        strains = self._poisoner(self._network.module, x, y, low=prepare.low, high=prepare.high, seed=seed)
-        scale = Scale.of(torch.cat([trusted.fit, trusted.threshold])[:, self.judged])
+        try:
+            strains = self._poisoner(self._network.module, x, y, low=prepare.low, high=prepare.high, seed=seed)
+        except RuntimeError as error:  # a model without second derivatives, say: no vaccine, but learning goes on
+            self.unvaccinated_because = f"poison cannot be crafted against this model: {error}"
+            return None
+        self.unvaccinated_because = None
+        scale = Scale.of(trusted.fit[:, self.judged])
         crafted: dict[str, list[Tensor]] = {}
         for strain in strains:
             evidence = self._of_strain(strain, x, snapshot, trusted.influence)[:, self.judged]

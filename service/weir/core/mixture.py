@@ -11,6 +11,7 @@ from torch import Tensor
 
 PRIOR = (5.0, 0.05)  # samples' worth of belief in clean, and in each attack: where nothing is known, nothing is held
 ROUNDS = 50
+SETTLED = 1e-6  # samples
 MEMORY = 100.0  # samples after which what was believed of a producer has faded
 
 
@@ -25,7 +26,9 @@ def update(believed: Tensor, ratios: Tensor) -> Tensor:
     kept = believed * min(1.0, max(MEMORY - len(ratios), 1.0) / float(believed.sum()))
     counts = kept
     for _ in range(ROUNDS):
-        counts = kept + responsibilities(counts, ratios).sum(0)
+        before, counts = counts, kept + responsibilities(counts, ratios).sum(0)
+        if float((counts - before).abs().max()) < SETTLED:
+            break
     return counts
 
 

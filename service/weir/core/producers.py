@@ -57,7 +57,7 @@ class _Record:
 
     @property
     def suspect_share(self) -> float:
-        return mixture.suspect_share(torch.tensor(self.believed, dtype=torch.float64)) if self.believed else 0.0
+        return 1 - self.believed[0] / math.fsum(self.believed) if self.believed else 0.0
 
 
 class Alarm(NamedTuple):

@@ -38,6 +38,12 @@ class Snapshots:
         """Make a model the anchor."""
         self.anchor = Snapshot(updates, weights)
 
+    def forget_after(self, updates: int) -> None:
+        """Drop what the ring holds of a future that has been undone."""
+        kept = [snapshot for snapshot in self._ring if snapshot.updates <= updates]
+        self._ring.clear()
+        self._ring.extend(kept)
+
     def due(self, updates: int) -> bool:
         """Whether the ring wants a snapshot now."""
         return self._config.lag is not None and updates % self._config.every == 0

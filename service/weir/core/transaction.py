@@ -44,13 +44,19 @@ class Transaction:
         self._timed = timed
         self._gate = Gate(config)
         self._best: Before | None = None
+        self._drifted = False
         self._losses: Tensor | None = None  # of the current weights on the gate part, once they are known
 
     def attempt(self, x: Tensor, y: Tensor, *, seed: int, probe: ProbeSet | None, drift: bool) -> Outcome:
         """One update on prepared samples (n, …), tested where there is a probe set to test it with."""
+        if probe is None or (self._drifted and not drift):
+            self._forget_best()  # what was kept below the best on purpose is what a decline is measured from now
         before = losses = None
         if probe is not None:
             before = self._learner.capture()
+            if self._keeps_best and self._best is None:
+                self._gate.reset()
+                self._best = before
             with self._timed("gate"):
                 losses = self._measured(probe)
         with self._timed("learn"):
@@ -65,37 +71,49 @@ class Transaction:
             outcome = Outcome(loss, self._gate.test(losses, after, drift=drift))
         if not outcome.kept:
             self._undo(before, losses, outcome)
-        elif self._gate.passed(after) and self._keeps_best:
+            return outcome
+        self._drifted = drift  # of kept steps alone: a replay does not come to the others
+        if self._gate.passed(after) and self._keeps_best:
             self._best = self._learner.capture()
         return outcome
 
+    def put_best_back(self) -> None:
+        """Restore the best model, at rest; without one the current model stays."""
+        if self._best is not None:
+            self._learner.restore(self._best)
+            self._learner.come_to_rest()  # the velocity of now led away from it
+            self._losses = None
+
     def reset(self) -> None:
         """Forget what was measured: the probe set or the weights have been replaced."""
-        self._gate.reset()
-        self._best = self._losses = None
+        self._forget_best()
+        self._losses = None
 
     def state(self) -> State:
         """Everything a restart needs."""
         best = [self._best.state().nest("best")] if self._best else []
-        return State.merge(self._gate.state().nest("gate"), *best)
+        return State.merge(self._gate.state().nest("gate"), *best, State({}, {"drifted": self._drifted}))
 
     def load_state(self, state: State) -> None:
         """Replace the best losses, and the best model where one is kept."""
         device = self._network.device
         self._gate.load_state(state.part("gate"), device)
         best = state.part("best")
-        self._best = Before.from_state(best, device) if best.values else None
+        self._best = Before.from_state(best, device) if best.values and self._keeps_best else None
+        self._drifted = state.values["drifted"]
         self._losses = None
 
     def _undo(self, before: Before, losses: Tensor, outcome: Outcome) -> None:
         """Take the step back; or, where the policy says so, all that came after the best model."""
-        if outcome.gate is not None and outcome.gate.rolled_back and self._best is not None:
-            self._learner.restore(self._best)
-            self._learner.come_to_rest()  # the velocity of then led here
-            self._losses = None
+        if outcome.gate is not None and outcome.gate.rolled_back:
+            self.put_best_back()
         else:
             self._learner.restore(before)
             self._losses = losses
+
+    def _forget_best(self) -> None:
+        self._gate.reset()
+        self._best = None
 
     def _measured(self, probe: ProbeSet) -> Tensor:
         """Losses (n,) of the current weights on the gate part, computed once for each set of weights."""

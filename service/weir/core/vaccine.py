@@ -53,7 +53,7 @@ class Vaccine:
     def fit(clean: Tensor, strains: Mapping[str, Tensor]) -> Vaccine:
         """Tell each attack's evidence (m, k) from clean evidence (n, k), both sides weighing the same."""
         experts = [logistic(clean, crafted) for crafted in strains.values()]
-        return Vaccine(tuple(strains), torch.stack(experts).to(clean.dtype))
+        return Vaccine(tuple(strains), torch.stack(experts).to(clean))
 
     def logits(self, evidence: Tensor) -> Tensor:
         """Log likelihood ratios (n, experts) of standardised evidence (n, k): attack against trusted data."""

@@ -25,7 +25,8 @@ def gradients(
     With ``train_mode`` batch norm normalises with the statistics of this batch, as in an update.
     """
     loss = functional.cross_entropy(_trained(model, x) if train_mode else model(x), y)
-    return torch.autograd.grad(loss, list(model.parameters()), create_graph=differentiable)
+    # A parameter that the output does not depend on is no error in training, and none here.
+    return torch.autograd.grad(loss, list(model.parameters()), create_graph=differentiable, materialize_grads=True)
 
 
 def units(directions: Gradients) -> Gradients:

@@ -28,7 +28,7 @@ from weir.types import State
 
 _log = logging.getLogger(__name__)
 
-_FORMAT = 1
+_FORMAT = 2  # 2: the guard's vaccine, consensus and breaker are in it
 _TENSORS = "tensors.safetensors"
 _STATE = "state.json"
 # The counter comes first: after a rollback the newest checkpoint may have an older step.

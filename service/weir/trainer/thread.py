@@ -16,7 +16,7 @@ from weir.errors import NotReady
 from weir.stores.base import CheckpointInfo, Cursor, Decision, Held, Stores
 from weir.trainer import commands
 from weir.trainer.cutter import CommandCut, Cutter, StepCut
-from weir.types import Batch, LearnerStatus, Publication, Recipe, State, Step, StepReport, Verdict
+from weir.types import Batch, LearnerStatus, Publication, Reason, Recipe, State, Step, StepReport, Verdict
 
 logger = logging.getLogger("weir.trainer")
 IDLE_SECONDS = 0.5  # longest wait for the log: how late a stop is noticed
@@ -185,7 +185,7 @@ class Trainer:
         if rows:
             self.stores.quarantine.put([self._held(cut, row, report) for row in rows])
         self._counters["vetoes"] += recorded.vetoed if recorded else report.vetoed
-        self._counters["rollbacks"] += report.gate is not None and report.gate.rolled_back
+        self._counters["rollbacks"] += any(verdict.reason is Reason.ROLLBACK for verdict in report.verdicts)
         self._tell(report)
 
     def _held(self, cut: StepCut, row: int, report: StepReport) -> Held:
@@ -260,6 +260,7 @@ class Trainer:
             drift=engine.drift,
             breaker_open=engine.breaker_open,
             vaccine_age=engine.vaccine_age,
+            unvaccinated_because=engine.unvaccinated_because,
             sample_threshold=engine.sample_threshold,
             vetoes=self._counters["vetoes"],
             rollbacks=self._counters["rollbacks"],
