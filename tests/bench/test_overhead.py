@@ -35,6 +35,16 @@ def test_the_guarded_update_pays_for_snapshot_and_probe_set(result: dict[str, An
     assert weir["probe_passes"] == pytest.approx((weir["forward_samples"] - 3 * PLAN.batch) / PLAN.probe)
 
 
+def test_the_vaccine_is_counted_apart_and_spread_over_the_updates_until_the_next(result: dict[str, Any]) -> None:
+    off, weir, _ = result["rows"]
+    assert off["vaccine_seconds"] == 0.0
+    assert off["amortised_ratio"] == off["ratio"]
+    assert weir["vaccine_seconds"] > 0.0
+    assert weir["amortised_ratio"] == pytest.approx(
+        weir["ratio"] + weir["vaccine_seconds"] / 200 / off["median_seconds"]
+    )
+
+
 def test_the_published_rule_costs_what_its_forwards_say(result: dict[str, Any]) -> None:
     dsc = result["rows"][2]
     assert (dsc["mode"], dsc["gate"]) == ("dsc", False)

@@ -15,14 +15,16 @@ from torch import Tensor, nn
 
 from weir import __version__
 from weir.core import Engine, EngineConfig, GuardConfig, LearnerConfig
+from weir.redteam import Cocktail
 from weir.types import GuardMode, InputSpec, Recipe, SampleRef, Step, Verdict
 
 # The unguarded update is the baseline; "dsc" is the published rule with its fixed threshold.
 MODES = (GuardMode.OFF, GuardMode.WEIR, GuardMode.DSC)
 
 TABLE_HEAD = (
-    "| guard | gate | s / update | ratio (median) | lowest – highest | samples forward | probe passes | touched |",
-    "|---|---|---|---|---|---|---|---|",
+    "| guard | gate | s / update | ratio (median) | lowest – highest | with its vaccine | samples forward "
+    "| probe passes | touched |",
+    "|---|---|---|---|---|---|---|---|---|",
 )
 
 
@@ -44,7 +46,11 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One mode: seconds per update, its ratio to the unguarded update of the same round, samples sent forward."""
+    """One mode: seconds per update, its ratio to the unguarded update of the same round, samples sent forward.
+
+    ``vaccine_seconds`` is what the first update took longer than the others, which is the vaccination;
+    ``amortised_ratio`` spreads it over the updates until the next one.
+    """
 
     mode: str
     gate: bool
@@ -52,6 +58,8 @@ class Row:
     ratio: float
     ratio_low: float
     ratio_high: float
+    vaccine_seconds: float
+    amortised_ratio: float
     forward_samples: float
     probe_passes: float
     touched_ratio: float
@@ -87,8 +95,8 @@ def table(result: dict[str, Any]) -> str:
     where = f"{machine['device']}, {plan['threads']} threads, torch {result['versions']['torch']}"
     rows = [
         f"| {row['mode']} | {'on' if row['gate'] else 'off'} | {row['median_seconds']:.3f} | {row['ratio']:.2f} "
-        f"| {row['ratio_low']:.2f} – {row['ratio_high']:.2f} | {row['forward_samples']:.0f} "
-        f"| {row['probe_passes']:.2f} | {row['touched_ratio']:.1%} |"
+        f"| {row['ratio_low']:.2f} – {row['ratio_high']:.2f} | {row['amortised_ratio']:.2f} "
+        f"| {row['forward_samples']:.0f} | {row['probe_passes']:.2f} | {row['touched_ratio']:.1%} |"
         for row in result["rows"]
     ]
     return "\n".join([f"{model}, {traffic}, {where}", "", *TABLE_HEAD, *rows])
@@ -116,14 +124,21 @@ class _Subject:
         self.mode = mode
         self.seconds: list[float] = []
         self._plan = plan
-        self._engine = Engine(recipe, config)
+        self._engine = Engine(recipe, config, poisoner=Cocktail())
+        self._first_seconds: float | None = None
         self._forward = 0
         self._touched = self._vetoes = 0
         generator = torch.Generator().manual_seed(plan.seed)
         if mode is GuardMode.WEIR:  # the others would only pay for reports on it
             self._engine.set_probe(*_samples(plan.probe, generator), created_at=0.0, source="bench")
         self._move_on(generator)
-        self._engine.network.module.register_forward_pre_hook(self._count)
+
+        def count(
+            module: nn.Module, inputs: tuple[Tensor, ...]
+        ) -> None:  # no method: copies of the model would copy me
+            self._forward += len(inputs[0])
+
+        self._engine.network.module.register_forward_pre_hook(count)
 
     def update(self, step: Step, *, counted: bool) -> None:
         """Process one step; only counted ones are remembered."""
@@ -132,10 +147,13 @@ class _Subject:
         start = time.perf_counter()
         report = self._engine.process(step)
         _synchronise(self._plan.device)
+        seconds = time.perf_counter() - start
+        if self._first_seconds is None:
+            self._first_seconds = seconds
         if not counted:
             self._forward = forward
             return
-        self.seconds.append(time.perf_counter() - start)
+        self.seconds.append(seconds)
         self._touched += len(step) - report.counts[Verdict.ACCEPT]
         self._vetoes += report.vetoed
 
@@ -144,13 +162,17 @@ class _Subject:
         ratios = [mine / theirs for mine, theirs in zip(self.seconds, baseline, strict=True)]
         forward = self._forward / len(self.seconds)
         probed = forward - self._plan.batch * self._passes_over_batch
+        ratio, config = statistics.median(ratios), self._engine.config.guard
+        vaccine = max(0.0, (self._first_seconds or 0.0) - max(self.seconds)) if self.mode is GuardMode.WEIR else 0.0
         return Row(
             mode=self.mode.value,
             gate=self.mode is GuardMode.WEIR and self._engine.config.gate.enabled,
             median_seconds=statistics.median(self.seconds),
-            ratio=statistics.median(ratios),
+            ratio=ratio,
             ratio_low=min(ratios),
             ratio_high=max(ratios),
+            vaccine_seconds=vaccine,
+            amortised_ratio=ratio + vaccine / config.vaccine_refresh / statistics.median(baseline),
             forward_samples=forward,
             probe_passes=max(0.0, probed) / self._plan.probe,
             touched_ratio=self._touched / (len(self.seconds) * self._plan.batch),
@@ -161,9 +183,6 @@ class _Subject:
     def _passes_over_batch(self) -> int:
         """Scoring and training; the snapshot as well when the guard measures discrepancy."""
         return 2 if self.mode is GuardMode.OFF else 3
-
-    def _count(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self._forward += len(inputs[0])
 
     def _move_on(self, generator: torch.Generator) -> None:
         """The anchor is the fresh model; a few unguarded updates give it a present to differ from."""
