@@ -14,10 +14,13 @@ WeirError
 │   ├── TooLarge
 │   ├── UnsupportedType
 │   ├── LogFull
+│   ├── QuotaExceeded
 │   └── NotReady
 ├── ModelNotBuilt             a model name or factory that does not give a model
 ├── DamagedCheckpoint         a checkpoint that fails its checksum or its layout
 ├── StorageFailed             a disk or a database that cannot be read or written now
+│   └── StorageFull           it has no space left
+├── Fenced                    another learner has taken over
 └── ServiceUnavailable        the client could not reach a service, or its answer was not Weir's
 """
 
@@ -141,6 +144,17 @@ class LogFull(Refused):
         super().__init__(f"the learner is behind: {held} wait; try again in {retry_after:g} s")
 
 
+class QuotaExceeded(Refused):
+    """A producer has as much waiting, or held for review, as one may; try again after ``retry_after`` seconds."""
+
+    code = "quota_exceeded"
+
+    def __init__(self, retry_after: float, held: str, *, code: str | None = None) -> None:
+        self.retry_after = retry_after
+        self.code = code or type(self).code
+        super().__init__(f"{held}; try again in {retry_after:g} s")
+
+
 class NotReady(Refused):
     """The service has no model yet, or its trainer has stopped."""
 
@@ -167,6 +181,18 @@ class StorageFailed(WeirError):
     """A store that cannot be read or written: full disk, a file that another process holds or that is not ours."""
 
     code = "storage_failed"
+
+
+class StorageFull(StorageFailed):
+    """A store without space: nothing is acknowledged until there is some."""
+
+    code = "storage_full"
+
+
+class Fenced(WeirError):
+    """Another learner has taken over the log of this one, which must not write any more."""
+
+    code = "fenced"
 
 
 class ServiceUnavailable(WeirError):

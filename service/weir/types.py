@@ -67,6 +67,7 @@ class Reason(StrEnum):
     VETO = "veto"  # the gate undid the step
     ROLLBACK = "rollback"  # the gate put the best model back
     BREAKER = "breaker"  # the breaker is open, and learning pauses
+    ERROR = "error"  # processing it raised, every time it was tried
     RELEASED = "released"  # a reviewer let it through
 
 

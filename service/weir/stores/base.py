@@ -1,11 +1,15 @@
 """What the service needs of a store: protocols and the frozen records that pass through them.
 
-Every method is safe to call from any thread. A method that writes returns only when the write is durable.
+Every method is safe to call from any thread. A method that writes returns only when the write is durable, and raises
+StorageFailed when it is not known to be: asked again it changes nothing twice. What only the learner writes
+(the journal, ``consumed``, ``trim``, and what is put in quarantine or among the dead letters) raises Fenced once
+another learner has taken the log over.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
@@ -22,6 +26,8 @@ class EntryKind(StrEnum):
     CHECKPOINT = "checkpoint"
     PROBE = "probe"
     MODE = "mode"
+    REPLAY = "replay"
+    ERASE = "erase"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +68,10 @@ class Backlog:
 
 
 class Log(Protocol):
-    """The durable, ordered record of deliveries and commands; positions start at 1 and only grow."""
+    """The durable, ordered record of deliveries and commands; positions start at 1, go up by 1 and are never reused.
+
+    What ``trim`` has dropped is gone for ``read`` and ``get``; idempotency keys outlive it.
+    """
 
     def append(
         self,
@@ -73,23 +82,24 @@ class Log(Protocol):
         samples: int = 0,
         key: IdempotencyKey | None = None,
     ) -> tuple[Entry, bool]:
-        """Append durably; returns the entry and whether it is new (False: the key was seen before, the first entry).
+        """Append durably; returns the entry and whether it is new.
 
-        Raises LogFull over the bound (deliveries only: commands always fit), Conflict when the key was
-        used with another body.
+        When the key was seen before that is the first entry, without its payload. Raises LogFull over the bound and
+        QuotaExceeded over the producer's share of it (deliveries only: commands always fit), Conflict when the key
+        was used with another body.
         """
 
     def read(self, after: int, limit: int) -> list[Entry]:
         """Up to ``limit`` entries with a position greater than ``after``, in order."""
 
     def get(self, id: str) -> Entry:
-        """The entry with this id; raises NotFound."""
+        """The entry with this id; raises NotFound, also for one that was trimmed."""
 
     def wait(self, after: int, timeout: float) -> bool:
         """Block until an entry past ``after`` exists (True) or ``timeout`` seconds went by (False)."""
 
     def tail(self) -> int:
-        """The last position, 0 when empty."""
+        """The last position that was given, 0 when there was none."""
 
     def consumed(self, position: int) -> None:
         """Say that entries up to ``position`` are in the weights: they no longer count against the bound.
@@ -100,6 +110,25 @@ class Log(Protocol):
 
     def backlog(self) -> Backlog:
         """What waits past the last consumed position."""
+
+    def trim(self, through: int, *, keep_bytes: int) -> int:
+        """Drop the oldest entries, none past ``through``, until at most ``keep_bytes`` of deliveries are left.
+
+        Returns the floor.
+        """
+
+    def floor(self) -> int:
+        """The last position that was dropped, 0 when none was: ``read`` from there on gives everything that is left."""
+
+    def rewrite(self, id: str, payload: bytes) -> None:
+        """Put other bytes in the place of a payload, durably: this is how erased samples leave the log.
+
+        The entry's other fields stay. Raises NotFound.
+        """
+
+
+Lineage = Sequence[tuple[int, int]]
+"""Which steps made some weights: ranges of step numbers, ends included, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,15 +182,17 @@ class Journal(Protocol):
     def wait(self, entry: str, samples: int, timeout: float) -> bool:
         """Block until so many ``samples`` of a batch (0: a command) are decided; False after ``timeout`` seconds."""
 
-    def roll_back(self, first_step: int, last_step: int) -> None:
-        """Mark the steps ``first_step`` to ``last_step`` (inclusive) as rolled back."""
+    def in_weights(self, lineage: Lineage, last: int) -> None:
+        """Say which of the steps up to ``last`` are in the weights; the others are rolled back until said otherwise."""
+
+    def trim(self, floor: int) -> None:
+        """Drop the decisions that lie wholly at or before a log position; what they said of samples goes with them."""
 
 
 class HeldState(StrEnum):
     """The life of a quarantined sample."""
 
     HELD = "held"
-    RELEASING = "releasing"
     RELEASED = "released"
     RELEASE_VETOED = "release_vetoed"
     DISCARDED = "discarded"
@@ -248,6 +279,66 @@ class Quarantine(Protocol):
     def size(self) -> QuarantineSize:
         """How much is HELD."""
 
+    def held_by(self, producer: str) -> int:
+        """How many of this producer's samples are HELD."""
+
+    def expire(self, before: float, *, by: str, at: float, note: str) -> int:
+        """Discard what is HELD since before a time, in Unix seconds; returns how many that were."""
+
+    def drop(self, ids: Sequence[str]) -> int:
+        """Delete samples for good, whatever their state; returns how many there were."""
+
+    def drop_resolved(self, before: float) -> int:
+        """Delete what was released or discarded before a time, in Unix seconds; returns how many that were."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """Samples of one batch that could not be processed, however often it was tried; ``payload`` is them as a batch.
+
+    ``id`` is ``{batch}:{first}``; ``error`` is what was raised. ``retried_as`` is the batch that they were sent as anew.
+    """
+
+    batch: str
+    first: int
+    samples: int
+    producer: str
+    step: int
+    error: str
+    payload: bytes
+    at: float
+    retried_as: str | None = None
+
+    @property
+    def id(self) -> str:
+        """``{batch}:{first}``."""
+        return f"{self.batch}:{self.first}"
+
+
+class DeadLetters(Protocol):
+    """What could not be processed, until somebody looks at it."""
+
+    def put(self, letter: DeadLetter) -> None:
+        """Keep a letter durably; one that is known by its id stays as it is."""
+
+    def get(self, id: str) -> DeadLetter:
+        """One letter with its payload; raises NotFound."""
+
+    def page(self, after: str | None, limit: int) -> tuple[list[DeadLetter], str | None]:
+        """Up to ``limit`` letters in the order they came (payloads empty), and the cursor of the next page.
+
+        Raises InvalidInput for a cursor that no page gave.
+        """
+
+    def retried(self, id: str, batch: str) -> DeadLetter:
+        """Note the batch that a letter was sent as anew; raises NotFound, and Conflict when it was sent before."""
+
+    def waiting(self) -> int:
+        """How many letters were not sent anew."""
+
+    def drop(self, ids: Sequence[str]) -> int:
+        """Delete letters for good; returns how many there were."""
+
 
 @dataclass(frozen=True, slots=True)
 class AuditRecord:
@@ -326,6 +417,9 @@ class Checkpoints(Protocol):
     def save(self, state: State, *, step: int, cursor: Cursor, at: float, reason: str) -> CheckpointInfo:
         """Write a checkpoint atomically and durably, then drop what retention no longer keeps."""
 
+    def drop(self, id: str) -> None:
+        """Delete a checkpoint; raises NotFound."""
+
     def all(self) -> list[CheckpointInfo]:
         """The headers, oldest first; damaged ones are left out."""
 
@@ -340,12 +434,27 @@ class Checkpoints(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Durability:
+    """What an acknowledgement is worth: ``relaxed_because`` says, in words, what could lose it; nothing: durable."""
+
+    relaxed_because: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Stores:
-    """One of each, as the service uses them together."""
+    """One of each, as the service uses them together.
+
+    ``candidates`` are the results of replays that are not published: never resumed from. ``owned()`` is a context in
+    which this process is the only learner of the log; it raises Conflict while another one is.
+    """
 
     log: Log
     journal: Journal
     quarantine: Quarantine
+    dead_letters: DeadLetters
     audit: Audit
     keys: Keys
     checkpoints: Checkpoints
+    candidates: Checkpoints
+    durability: Durability
+    owned: Callable[[], AbstractContextManager[None]]
