@@ -59,6 +59,9 @@ class BrokenCut:
     error: Exception
 
 
+Cut = StepCut | CommandCut | BrokenCut
+
+
 @dataclass(slots=True)
 class _Pending:
     """An entry read from the log: its samples that take part, their indices, and how many of them have been cut."""
@@ -120,7 +123,7 @@ class Cutter:
 
     def cut(
         self, *, partial: bool, until: Cursor | None = None, end: int | None = None, single: bool = False
-    ) -> StepCut | CommandCut | BrokenCut | None:
+    ) -> Cut | None:
         """Cut the next command, or up to ``step_size`` samples (fewer only when ``partial``), none past ``end``.
 
         With ``until`` it is all samples up to there, however many a step has now: a cut that is on record stands.
