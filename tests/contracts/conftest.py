@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
@@ -11,7 +12,11 @@ from typing import Protocol
 import pytest
 
 from weir.stores.base import Audit, Journal, Keys, Log, Quarantine
+from weir.stores.redis import Redis
 from weir.stores.sqlite import Sqlite
+
+# Where the server of this run listens, for the processes that tests start too.
+REDIS_URL = "TESTS_REDIS_URL"
 
 
 class Opened(Protocol):
@@ -52,7 +57,15 @@ def open_sqlite(
     return Sqlite(place / "weir.db", max_batches=max_batches, max_bytes=max_bytes, clock=clock)
 
 
-BACKENDS: dict[str, Opener] = {"sqlite": open_sqlite}
+def open_redis(
+    place: Path, *, max_batches: int = 1_000, max_bytes: int = 1 << 24, clock: Callable[[], float] = time.time
+) -> AbstractContextManager[Opened]:
+    url = os.environ[REDIS_URL]
+    return Redis(url, prefix=str(place), max_batches=max_batches, max_bytes=max_bytes, clock=clock)
+
+
+BACKENDS: dict[str, Opener] = {"redis": open_redis, "sqlite": open_sqlite}
+NEEDS = {"redis": [pytest.mark.needs("redis-server")]}
 
 
 class Clock:
@@ -76,9 +89,11 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=sorted(BACKENDS))
-def backend(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(params=[pytest.param(name, marks=NEEDS.get(name, ())) for name in sorted(BACKENDS)])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     name: str = request.param
+    if name == "redis":
+        monkeypatch.setenv(REDIS_URL, request.getfixturevalue("redis_server").url)
     return name
 
 

@@ -9,7 +9,7 @@ from functools import partial
 
 from weir.errors import Conflict, LogFull, NotFound
 from weir.stores.base import Backlog, Entry, EntryKind, IdempotencyKey
-from weir.stores.sqlite.bell import Bell
+from weir.stores.bell import Bell
 from weir.stores.sqlite.database import Database
 
 # Each entry carries how many deliveries, and bytes of them, the log holds up to and with it: the backlog is
