@@ -27,6 +27,10 @@ _HEALTH_CHECK_SECONDS = 30
 _ONCE_MILLISECONDS = 60_000
 
 
+PAGE = 500
+"""How many things one call reads, or one script changes: others wait meanwhile."""
+
+
 class Script:
     """A Lua script, known to the server by its SHA-1.
 

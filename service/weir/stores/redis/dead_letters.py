@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from weir.errors import Conflict, NotFound
 from weir.stores.base import DeadLetter
-from weir.stores.redis import pages
-from weir.stores.redis.connection import ONCE, Script, Server
+from weir.stores.pages import number_of
+from weir.stores.redis.connection import ONCE, PAGE, Script, Server
 from weir.stores.redis.lease import CHECK_FENCE, Lease
 
 _KEYS = ("dead", "dead:payloads", "dead:retried", "dead:order", "dead:number")
@@ -74,7 +74,7 @@ class RedisDeadLetters:
 
     def page(self, after: str | None, limit: int) -> tuple[list[DeadLetter], str | None]:
         """See ``DeadLetters.page``."""
-        bounds = (f"({pages.number(after)}", "+inf", "BYSCORE", "LIMIT", 0, limit + 1, "WITHSCORES")
+        bounds = (f"({number_of(after)}", "+inf", "BYSCORE", "LIMIT", 0, limit + 1, "WITHSCORES")
         row = self._server.call("ZRANGE", self._order, *bounds)
         ids, more = row[: 2 * limit : 2], len(row) > 2 * limit
         if not ids:
@@ -104,8 +104,7 @@ class RedisDeadLetters:
     def drop(self, ids: Sequence[str]) -> int:
         """See ``DeadLetters.drop``."""
         return sum(
-            int(self._server.run(_DROP, self._keys, *ids[first : first + pages.SCAN]))
-            for first in range(0, len(ids), pages.SCAN)
+            int(self._server.run(_DROP, self._keys, *ids[first : first + PAGE])) for first in range(0, len(ids), PAGE)
         )
 
 

@@ -51,7 +51,13 @@ redis.pcall('PUBLISH', bell, '')
     flags="allow-oom",
 )
 
-_IN_WEIGHTS = Script(f"{CHECK_FENCE}{_NAMES} redis.call('SET', lineage, ARGV[2])", flags="allow-oom")
+_IN_WEIGHTS = Script(
+    f"""{CHECK_FENCE}{_NAMES}
+local last = math.max(tonumber(ARGV[3]), tonumber(redis.call('HGET', lineage, 'last') or 0))
+redis.call('HSET', lineage, 'ranges', ARGV[2], 'last', string.format('%d', last))
+""",
+    flags="allow-oom",
+)
 
 # Goes by the heads alone: it never reads a verdict.
 _TRIM = Script(
@@ -108,12 +114,15 @@ class RedisJournal:
 
     def samples(self, batch: str) -> list[JournalledSample]:
         """See ``Journal.samples``."""
-        bounds = (f"[{batch}{_SPLIT}", f"({batch}{_PAST}")
-        rows, lineage = self._server.together(("ZRANGE", self._batches, *bounds, "BYLEX"), ("GET", self._lineage))
+        bounds = (f"[{batch}{_SPLIT}", f"({batch}{_PAST}", "BYLEX")
+        rows, (ranges, ruled) = self._server.together(
+            ("ZRANGE", self._batches, *bounds), ("HMGET", self._lineage, "ranges", "last")
+        )
+        lineage = json.loads(ranges or b"[]")
         starts = [row.decode().rpartition(_SPLIT)[2] for row in rows]
         latest: dict[int, JournalledSample] = {}
         for decision in self._read(starts):
-            rolled_back = _is_rolled_back(decision.step, lineage)
+            rolled_back = _is_rolled_back(decision.step, lineage, int(ruled or 0))
             for ref, verdict in zip(decision.refs, decision.verdicts, strict=True):
                 if ref.batch == batch:
                     latest[ref.index] = JournalledSample(ref.index, decision.step, verdict, rolled_back)
@@ -133,9 +142,9 @@ class RedisJournal:
         return self._bell.wait(lambda: int(self._server.call("HGET", self._decided, entry) or 0) >= samples, timeout)
 
     def in_weights(self, lineage: Lineage, last: int) -> None:
-        """See ``Journal.in_weights``; what was said before counts no more."""
-        said = json.dumps({"last": last, "lineage": [list(steps) for steps in lineage]})
-        self._server.run(_IN_WEIGHTS, self._keys, self._lease.fence, said)
+        """See ``Journal.in_weights``; ``last`` does not go back."""
+        ranges = json.dumps([list(steps) for steps in lineage])
+        self._server.run(_IN_WEIGHTS, self._keys, self._lease.fence, ranges, last)
 
     def trim(self, floor: int) -> None:
         """See ``Journal.trim``."""
@@ -193,8 +202,5 @@ def _decision(values: dict[str, Any]) -> Decision:
     )
 
 
-def _is_rolled_back(step: int, said: bytes | None) -> bool:
-    if said is None:
-        return False
-    values = json.loads(said)
-    return step <= values["last"] and not any(first <= step <= last for first, last in values["lineage"])
+def _is_rolled_back(step: int, ranges: Lineage, ruled: int) -> bool:
+    return step <= ruled and not any(first <= step <= last for first, last in ranges)

@@ -15,11 +15,9 @@ from typing import Any
 from weir.errors import Conflict, LogFull, NotFound, QuotaExceeded
 from weir.stores.base import Backlog, Entry, EntryKind, IdempotencyKey
 from weir.stores.redis import log_scripts as scripts
-from weir.stores.redis.connection import Server
+from weir.stores.redis.connection import PAGE, Server
 from weir.stores.redis.lease import Lease
 from weir.stores.redis.listener import Listener
-
-_PAGE = 500
 
 
 class RedisLog:
@@ -84,7 +82,7 @@ class RedisLog:
         """See ``Log.read``."""
         entries: list[Entry] = []
         while len(entries) < limit:
-            count = min(_PAGE, limit - len(entries))
+            count = min(PAGE, limit - len(entries))
             page = self._server.call("XRANGE", self._stream, f"({max(0, after)}", "+", "COUNT", count)
             if not page:
                 break
@@ -125,7 +123,7 @@ class RedisLog:
         A position past the tail is of entries that a server with relaxed durability has lost: it becomes the tail, so
         that nothing new is given a position that the learner believes it has passed.
         """
-        while self._server.run(scripts.CONSUMED, self._keys, self._lease.fence, position, _PAGE):
+        while self._server.run(scripts.CONSUMED, self._keys, self._lease.fence, position, PAGE):
             pass
 
     def backlog(self) -> Backlog:
@@ -138,7 +136,7 @@ class RedisLog:
         more = 1
         while more:
             more, floor = self._server.run(
-                scripts.TRIM, self._keys, self._lease.fence, max(0, through), keep_bytes, _PAGE
+                scripts.TRIM, self._keys, self._lease.fence, max(0, through), keep_bytes, PAGE
             )
         return int(floor)
 

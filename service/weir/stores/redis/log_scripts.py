@@ -19,7 +19,7 @@ local function text(position) return string.format('%d', position) end
 """
 
 # A header is a JSON list: id, kind, producer, samples, bytes, created_at.
-_FORGET = """
+_SUBTRACT = """
 local function subtract(hash, producer, amount)
     if redis.call('HINCRBY', hash, producer, text(-amount)) <= 0 then redis.call('HDEL', hash, producer) end
 end
@@ -53,10 +53,10 @@ local function over(batches, bytes, most_batches, most_bytes)
         or (batches > 0 and bytes + size > (tonumber(most_bytes) or math.huge))
 end
 if delivery == '1' then
-    local batches, bytes = number(own_batches, producer), number(own_bytes, producer)
-    if over(batches, bytes, own_max_batches, own_max_bytes) then return {{'quota', batches, bytes}} end
-    batches, bytes = redis.call('ZCARD', waiting), number(state, 'waiting_bytes')
+    local batches, bytes = redis.call('ZCARD', waiting), number(state, 'waiting_bytes')
     if over(batches, bytes, max_batches, max_bytes) then return {{'full', batches, bytes}} end
+    batches, bytes = number(own_batches, producer), number(own_bytes, producer)
+    if over(batches, bytes, own_max_batches, own_max_bytes) then return {{'quota', batches, bytes}} end
 end
 
 position = text(redis.call('HINCRBY', state, 'tail', 1))
@@ -81,7 +81,7 @@ return {{'new', position}}
 
 # Who makes room may do so when there is none.
 CONSUMED = Script(
-    f"""{CHECK_FENCE}{_NAMES}{_FORGET}
+    f"""{CHECK_FENCE}{_NAMES}{_SUBTRACT}
 local position, page = tonumber(ARGV[2]), tonumber(ARGV[3])
 if position > number(state, 'tail') then redis.call('HSET', state, 'tail', ARGV[2]) end
 local done = redis.call('ZRANGE', waiting, '-inf', ARGV[2], 'BYSCORE', 'LIMIT', 0, page)
@@ -89,7 +89,9 @@ for _, passed in ipairs(done) do
     local entry = redis.call('XRANGE', log, passed, passed)[1]
     no_longer_waits(passed, cjson.decode(entry[2][2]))
 end
-return #done == page and 1 or 0
+if #done == page then return 1 end
+redis.call('HSET', state, 'consumed', text(math.max(position, number(state, 'consumed'))))
+return 0
 """,
     flags="allow-oom",
 )
@@ -104,13 +106,14 @@ return {{redis.call('ZCARD', waiting), number(state, 'waiting_bytes'), header}}
 )
 
 TRIM = Script(
-    f"""{CHECK_FENCE}{_NAMES}{_FORGET}
-local through, keep_bytes, page = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+    f"""{CHECK_FENCE}{_NAMES}
+-- What waits is nobody's to drop.
+local through = text(math.min(tonumber(ARGV[2]), number(state, 'consumed')))
+local keep_bytes, page = tonumber(ARGV[3]), tonumber(ARGV[4])
 local floor, kept, dropped = number(state, 'floor'), number(state, 'kept_bytes'), 0
 for _, entry in ipairs(redis.call('XRANGE', log, '-', through, 'COUNT', page)) do
     if kept <= keep_bytes then break end
     local position, header = string.match(entry[1], '^%d+'), cjson.decode(entry[2][2])
-    no_longer_waits(position, header)
     redis.call('HDEL', payloads, position)
     redis.call('HDEL', ids, header[1])
     if header[2] == 'batch' then kept = kept - header[5] end

@@ -9,9 +9,9 @@ from itertools import islice
 
 from weir.errors import Conflict, NotFound
 from weir.stores.base import Held, HeldFilter, HeldState, QuarantineSize
-from weir.stores.redis import pages
+from weir.stores.pages import number_of
 from weir.stores.redis import quarantine_scripts as scripts
-from weir.stores.redis.connection import Server
+from weir.stores.redis.connection import PAGE, Server
 from weir.stores.redis.lease import Lease
 from weir.stores.verdicts import pack, unpack
 
@@ -31,7 +31,7 @@ class RedisQuarantine:
     def put(self, samples: Iterable[Held]) -> None:
         """See ``Quarantine.put``."""
         rest = iter(samples)
-        while page := list(islice(rest, pages.SCAN)):
+        while page := list(islice(rest, PAGE)):
             rows = [value for held in page for value in (held.id, _record(held), _fate(held), held.payload)]
             self._server.run(scripts.PUT, self._keys, self._lease.fence, *rows)
 
@@ -46,7 +46,7 @@ class RedisQuarantine:
 
     def page(self, where: HeldFilter, after: str | None, limit: int) -> tuple[list[Held], str | None]:
         """See ``Quarantine.page``."""
-        found = list(islice(self._matching(where, pages.number(after)), limit + 1))
+        found = list(islice(self._matching(where, number_of(after)), limit + 1))
         page = found[:limit]
         return [held for _, held in page], str(page[-1][0]) if page and len(found) > limit else None
 
@@ -83,23 +83,23 @@ class RedisQuarantine:
     def expire(self, before: float, *, by: str, at: float, note: str) -> int:
         """See ``Quarantine.expire``."""
         change = _fate_of(HeldState.DISCARDED, None, by, at, note)
-        return self._repeat(lambda: self._server.run(scripts.EXPIRE, self._keys, repr(before), change, pages.SCAN))
+        return self._repeat(lambda: self._server.run(scripts.EXPIRE, self._keys, repr(before), change, PAGE))
 
     def drop(self, ids: Sequence[str]) -> int:
         """See ``Quarantine.drop``."""
         return sum(
-            int(self._server.run(scripts.DROP, self._keys, *ids[first : first + pages.SCAN]))
-            for first in range(0, len(ids), pages.SCAN)
+            int(self._server.run(scripts.DROP, self._keys, *ids[first : first + PAGE]))
+            for first in range(0, len(ids), PAGE)
         )
 
     def drop_resolved(self, before: float) -> int:
         """See ``Quarantine.drop_resolved``."""
-        return self._repeat(lambda: self._server.run(scripts.DROP_RESOLVED, self._keys, repr(before), pages.SCAN))
+        return self._repeat(lambda: self._server.run(scripts.DROP_RESOLVED, self._keys, repr(before), PAGE))
 
     def _matching(self, where: HeldFilter, after: int) -> Iterator[tuple[int, Held]]:
         """Samples that a filter chooses, with their numbers, in the order of arrival."""
         while row := self._server.call(
-            "ZRANGE", self._order, f"({after}", "+inf", "BYSCORE", "LIMIT", 0, pages.SCAN, "WITHSCORES"
+            "ZRANGE", self._order, f"({after}", "+inf", "BYSCORE", "LIMIT", 0, PAGE, "WITHSCORES"
         ):
             ids, numbers = row[::2], [int(float(score)) for score in row[1::2]]
             records, fates = self._server.together(("HMGET", self._records, *ids), ("HMGET", self._fates, *ids))
@@ -111,7 +111,7 @@ class RedisQuarantine:
     def _repeat(self, change: Callable[[], int]) -> int:
         """Do a page of changes at a time until there are no more; returns how many there were."""
         total = changed = change()
-        while changed == pages.SCAN:
+        while changed == PAGE:
             changed = change()
             total += changed
         return total
