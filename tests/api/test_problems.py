@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Iterator
@@ -101,3 +102,9 @@ def test_the_documentation_teaches_bodies_and_problems(unmoved: House) -> None:
         problem = operation["responses"]["422"]["content"]["application/problem+json"]["schema"]
         assert problem == {"$ref": "#/components/schemas/Problem"}
     assert set(schema["components"]["schemas"]["Problem"]["properties"]) >= {"code", "field", "seen", "expected"}
+
+
+def test_every_reference_of_the_documentation_leads_somewhere(unmoved: House) -> None:
+    schema = unmoved.caller().get("/openapi.json").json()
+    known = {f"#/components/schemas/{name}" for name in schema["components"]["schemas"]}
+    assert set(re.findall(r'"\$ref": "([^"]+)"', json.dumps(schema))) <= known

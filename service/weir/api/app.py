@@ -8,7 +8,19 @@ from typing import Any
 from fastapi import FastAPI
 
 import weir
-from weir.api import batches, checkpoints, mode, model, operations, predict, probe, problems, producers, quarantine
+from weir.api import (
+    batches,
+    checkpoints,
+    mode,
+    model,
+    operations,
+    predict,
+    probe,
+    problems,
+    producers,
+    quarantine,
+    review,
+)
 from weir.api.access import Access
 from weir.api.auth import Keyring
 from weir.api.service import Learner, Limits, Service
@@ -16,7 +28,7 @@ from weir.metrics import Metrics
 from weir.stores.base import Stores
 from weir.types import Batch
 
-RESOURCES = (batches, predict, quarantine, model, checkpoints, probe, producers, mode, operations)
+RESOURCES = (batches, predict, quarantine, review, model, checkpoints, probe, producers, mode, operations)
 _ABOUT = """An online-learning service that guards what it learns from.
 
 Producers send batches of labelled samples; the guard accepts, corrects or quarantines each sample before the model

@@ -16,7 +16,7 @@ from weir.api import bodies
 from weir.api.auth import FOLLOW, INSPECT, SEND, Caller, GuardedRoute, Identity
 from weir.api.commands import decided
 from weir.api.problems import responses
-from weir.api.schemas import Accepted, BatchState, BatchView, Counts, SampleView
+from weir.api.schemas.batches import Accepted, BatchState, BatchView, Counts, SampleView
 from weir.api.service import App, Service
 from weir.errors import (
     Conflict,

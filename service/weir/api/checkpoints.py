@@ -10,7 +10,8 @@ from starlette.concurrency import run_in_threadpool
 from weir.api import bodies, commands
 from weir.api.auth import ADMINISTER, READ, Caller, GuardedRoute, Identity
 from weir.api.problems import responses
-from weir.api.schemas import CheckpointView, Page, Queued, Rollback, RolledBack, SaveCheckpoint
+from weir.api.schemas.checkpoints import CheckpointView, Rollback, RolledBack, SaveCheckpoint
+from weir.api.schemas.common import Page, Queued
 from weir.api.service import App, Service
 from weir.errors import NotFound
 from weir.stores.base import Entry, EntryKind

@@ -12,7 +12,7 @@ from fastapi import Response
 
 from weir.api.auth import Identity
 from weir.api.problems import CommandFailed
-from weir.api.schemas import Queued
+from weir.api.schemas.common import Queued
 from weir.api.service import Service
 from weir.errors import NotReady
 from weir.stores.base import AuditRecord, Entry, EntryKind

@@ -7,7 +7,7 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, Response
 
 from weir.api.auth import READ, GuardedRoute
-from weir.api.schemas import Liveness, Readiness
+from weir.api.schemas.operations import Liveness, Readiness
 from weir.api.service import App, Service
 
 router = APIRouter(tags=["operations"], route_class=GuardedRoute)

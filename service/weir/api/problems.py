@@ -38,10 +38,13 @@ STATUS: dict[type[errors.WeirError], int] = {
     errors.TooLarge: 413,
     errors.UnsupportedType: 415,
     errors.LogFull: 503,
+    errors.QuotaExceeded: 429,
     errors.NotReady: 503,
     errors.ModelNotBuilt: 500,
     errors.DamagedCheckpoint: 500,
     errors.StorageFailed: 503,
+    errors.StorageFull: 507,
+    errors.Fenced: 503,
     errors.ServiceUnavailable: 502,
 }
 _BY_CODE = {error.code: status for error, status in STATUS.items()}

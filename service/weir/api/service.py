@@ -9,7 +9,7 @@ from typing import Annotated, Protocol
 import anyio
 from fastapi import Depends, Request
 
-from weir.errors import NotReady
+from weir.errors import InvalidInput, NotReady
 from weir.metrics import Metrics
 from weir.stores.base import Stores
 from weir.types import Batch, LearnerStatus, Publication, ReplayOrder, ReplayReport
@@ -63,6 +63,13 @@ class Limits:
     max_page_size: int = 500
     waiters: int = 32
     predictors: int = 4
+
+    def page(self, wanted: int | None) -> int:
+        """How many items a page has; raises InvalidInput for more than it may."""
+        size = self.page_size if wanted is None else wanted
+        if not 1 <= size <= self.max_page_size:
+            raise InvalidInput("limit", size, f"1 to {self.max_page_size}")
+        return size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
