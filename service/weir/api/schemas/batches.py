@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import Field
 
@@ -15,11 +15,10 @@ class Accepted(Queued):
     """A batch that is durably in the log."""
 
     samples: int = Field(description="how many samples it carries")
-    durability: Literal["durable"] = Field(default="durable", description="durable: it survives a crash of the machine")
 
 
 class BatchState(StrEnum):
-    """What became of a batch: the one thing that is true of all its samples, else `partial`."""
+    """What became of a batch: what is true of all its samples, else `partial`; `dead` if any could not be processed."""
 
     QUEUED = "queued"
     LEARNED = "learned"

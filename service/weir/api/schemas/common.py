@@ -32,6 +32,9 @@ class Queued(View):
 
     id: str = Field(description="the id of its log entry")
     state: Literal["queued"] = "queued"
+    durability: Literal["durable", "relaxed"] = Field(
+        description="durable: it survives a crash of the machine; relaxed: /health/ready says what could lose it"
+    )
 
 
 class VerdictView(View):

@@ -56,6 +56,7 @@ class ModelView(View):
     parameters: int = Field(description="how many numbers the model has")
     alive: bool = Field(description="whether the trainer runs")
     failure: str | None = Field(description="why it stopped")
+    waits_for: str | None = Field(description="what keeps it from going on, such as a full disk; it goes on by itself")
     mode: GuardMode
     armed: bool
     unarmed_because: str | None
