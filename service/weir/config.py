@@ -100,7 +100,7 @@ class Settings(BaseSettings):
     max_samples: int = Field(10_000, ge=1, description="most samples in one batch")
     redis_url: SecretStr | None = Field(
         None,
-        description="Redis to keep log, journal and quarantine in, redis://… or unix://…; none: SQLite in the data folder",
+        description="Redis for log, journal and quarantine (redis://, unix://); none: SQLite in the data folder",
     )
     redis_prefix: str = Field(
         "weir", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="what the names of its keys begin with"

@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
-from weir.stores.base import Audit, Journal, Keys, Log, Quarantine
+from weir.stores.base import Audit, DeadLetters, Journal, Keys, Log, Quarantine
 from weir.stores.sqlite import Sqlite
 
 
@@ -23,6 +23,8 @@ class Opened(Protocol):
     def journal(self) -> Journal: ...
     @property
     def quarantine(self) -> Quarantine: ...
+    @property
+    def dead_letters(self) -> DeadLetters: ...
     @property
     def audit(self) -> Audit: ...
     @property
@@ -42,14 +44,14 @@ class Opener(Protocol):
         *,
         max_batches: int = 1_000,
         max_bytes: int = 1 << 24,
+        producer_max_batches: int | None = None,
+        producer_max_bytes: int | None = None,
         clock: Callable[[], float] = time.time,
     ) -> AbstractContextManager[Opened]: ...
 
 
-def open_sqlite(
-    place: Path, *, max_batches: int = 1_000, max_bytes: int = 1 << 24, clock: Callable[[], float] = time.time
-) -> AbstractContextManager[Opened]:
-    return Sqlite(place / "weir.db", max_batches=max_batches, max_bytes=max_bytes, clock=clock)
+def open_sqlite(place: Path, **how: Any) -> AbstractContextManager[Opened]:
+    return Sqlite(place / "weir.db", **({"max_batches": 1_000, "max_bytes": 1 << 24} | how))
 
 
 BACKENDS: dict[str, Opener] = {"sqlite": open_sqlite}
@@ -68,7 +70,7 @@ class Clock:
 class Reopen(Protocol):
     """Closes the stores of this test if they are open, and opens them again."""
 
-    def __call__(self, *, max_batches: int = 1_000, max_bytes: int = 1 << 24) -> Opened: ...
+    def __call__(self, **bounds: int) -> Opened: ...
 
 
 @pytest.fixture
@@ -86,10 +88,9 @@ def backend(request: pytest.FixtureRequest) -> str:
 def reopen(backend: str, tmp_path: Path, clock: Clock) -> Iterator[Reopen]:
     with ExitStack() as opened:
 
-        def again(*, max_batches: int = 1_000, max_bytes: int = 1 << 24) -> Opened:
+        def again(**bounds: int) -> Opened:
             opened.close()
-            stores = BACKENDS[backend](tmp_path, max_batches=max_batches, max_bytes=max_bytes, clock=clock)
-            return opened.enter_context(stores)
+            return opened.enter_context(BACKENDS[backend](tmp_path, clock=clock, **bounds))
 
         yield again
 
@@ -112,6 +113,11 @@ def journal(stores: Opened) -> Journal:
 @pytest.fixture
 def quarantine(stores: Opened) -> Quarantine:
     return stores.quarantine
+
+
+@pytest.fixture
+def dead_letters(stores: Opened) -> DeadLetters:
+    return stores.dead_letters
 
 
 @pytest.fixture
