@@ -80,6 +80,7 @@ def running(settings: Settings) -> Iterator[Worker]:
         app = create_app(
             stores=stores,
             learner=trainer,
+            replays=trainer.replays,
             metrics=metrics,
             check_probe=check_probe,
             limits=_limits(settings),

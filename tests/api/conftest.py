@@ -26,7 +26,7 @@ from weir.codec import SAFETENSORS, encode
 from weir.core import BurnIn, CorrectionConfig, Engine, EngineConfig, GuardConfig, LearnerConfig, burn_in
 from weir.core.probe import ProbeSet
 from weir.metrics import Metrics
-from weir.stores.base import Cursor, Decision, EntryKind, Held, Role, Stores
+from weir.stores.base import Cursor, DeadLetter, Decision, EntryKind, Held, Role, Stores
 from weir.stores.disk import CheckpointFolder
 from weir.stores.sqlite import Sqlite
 from weir.trainer import Trainer, TrainerConfig, initialise
@@ -77,6 +77,13 @@ def serving(app: ASGIApp) -> Iterator[str]:
             thread.join()
 
 
+def dead_letter(batch: str, first: int = 0, *, producer: str = "alice") -> DeadLetter:
+    """Two samples that the engine could not process, with ids of their producer's."""
+    x, y = samples(2, seed=9)
+    payload = encode(Batch(x, y, ("one", "two")))
+    return DeadLetter(batch, first, 2, producer, 1, "ArithmeticError: no such kernel", payload, NOW)
+
+
 def held_sample(batch: str, index: int, *, producer: str = "alice", reason: Reason = Reason.SAMPLE) -> Held:
     """A sample as the guard holds it; its label is 1."""
     verdict = SampleVerdict(Verdict.QUARANTINE, reason, 9.0, 5.0, 1.5, 0.001)
@@ -109,6 +116,7 @@ class House:
         self.app = create_app(
             stores=stores,
             learner=self.trainer,
+            replays=self.trainer.replays,
             metrics=self.metrics,
             check_probe=lambda sent: ProbeSet(sent.x, sent.y, created_at=0, source="").check(INPUTS, GUARD),
             limits=limits,

@@ -181,12 +181,17 @@ def _counts(lines: Sequence[JournalledSample], samples: int) -> Counts:
 
 def _verdicts(service: Service, entry: Entry, lines: Sequence[JournalledSample]) -> list[SampleView]:
     ids = _ids(service, entry)
-    return [SampleView.of(line, ids[line.index] if ids else None) for line in lines]
+    return [SampleView.of(line, ids.get(line.index)) for line in lines]
 
 
-def _ids(service: Service, entry: Entry) -> tuple[str, ...] | None:
-    """The producer's ids; the entry that a repeated key gives has no payload, and the log may have it no more."""
+def _ids(service: Service, entry: Entry) -> dict[int, str]:
+    """The producer's ids by index, without those of erased samples.
+
+    The entry that a repeated key gives has no payload to read them from, and the log may have it no more.
+    """
     try:
-        return codec.load(entry.payload or service.stores.log.get(entry.id).payload).ids
+        payload = entry.payload or service.stores.log.get(entry.id).payload
     except NotFound:
-        return None
+        return {}
+    batch, kept = codec.load_kept(payload)
+    return dict(zip(kept, batch.ids or (), strict=False))

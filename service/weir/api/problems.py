@@ -47,7 +47,7 @@ STATUS: dict[type[errors.WeirError], int] = {
     errors.Fenced: 503,
     errors.ServiceUnavailable: 502,
 }
-_BY_CODE = {error.code: status for error, status in STATUS.items()}
+_BY_CODE = {error.code: status for error, status in STATUS.items()} | {"command_failed": 500}
 _LONGEST = 200
 _STORAGE_SECONDS = 5
 _FULL = "the disk is full: nothing was taken; free space, then send it again"

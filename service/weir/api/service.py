@@ -88,6 +88,7 @@ class Service:
 
     stores: Stores
     learner: Learner
+    replays: Replays
     limits: Limits
     clock: Callable[[], float]
     metrics: Metrics

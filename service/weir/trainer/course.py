@@ -22,7 +22,9 @@ from weir.types import Batch, Reason, SampleRef, SampleVerdict, State, Step, Ste
 
 logger = logging.getLogger("weir.trainer")
 Cut = StepCut | CommandCut | BrokenCut
-MOST_IN_A_ROW = 3  # given up without anything learned in between: then it is the engine that fails, not what it is given
+MOST_IN_A_ROW = (
+    3  # given up without anything learned in between: then it is the engine that fails, not what it is given
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from pydantic import Field
 
-from weir.api.schemas.common import Command, View
+from weir.api.schemas.common import Command, Page, View
 from weir.stores.base import CheckpointInfo, Cursor
 
 
@@ -28,16 +28,25 @@ class CheckpointView(View):
     bytes: int
     reason: str
     digest: str = Field(description="SHA-256")
+    replayable: bool = Field(description="whether the log still has all that came after it: a replay can begin here")
 
     @classmethod
-    def of(cls, info: CheckpointInfo) -> Self:
-        """A checkpoint's header."""
-        return cls.model_validate(info)
+    def of(cls, info: CheckpointInfo, floor: int) -> Self:
+        """A checkpoint's header, beside a log that begins after ``floor``."""
+        own = {name: getattr(info, name) for name in cls.model_fields if name not in ("cursor", "replayable")}
+        cursor = CursorView.model_validate(info.cursor)
+        return cls(cursor=cursor, replayable=info.cursor.position >= floor, **own)
 
     @classmethod
-    def of_result(cls, result: Mapping[str, Any]) -> Self:
+    def of_result(cls, result: Mapping[str, Any], floor: int) -> Self:
         """A checkpoint's header as the journal tells it."""
-        return cls.of(CheckpointInfo(**{**result, "cursor": Cursor(*result["cursor"])}))
+        return cls.of(CheckpointInfo(**{**result, "cursor": Cursor(*result["cursor"])}), floor)
+
+
+class CheckpointPage(Page[CheckpointView]):
+    """The checkpoints, and how far back the log goes."""
+
+    floor: int = Field(description="the last log position that was dropped; 0: none was")
 
 
 class SaveCheckpoint(Command):
