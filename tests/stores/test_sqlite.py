@@ -261,7 +261,7 @@ def test_what_is_erased_is_in_no_file_any_more(tmp_path: Path) -> None:
         verdict = SampleVerdict(Verdict.QUARANTINE, Reason.SAMPLE)
         stores.quarantine.put([Held("b_1", 0, "ada", 0, 1, verdict, b"Q" + secret, 1.0)])
         stores.dead_letters.put(DeadLetter("b_1", 0, 1, "ada", 1, "no", b"D" + secret, 1.0))
-        assert any(secret in file.read_bytes() for file in tmp_path.iterdir())
+        assert any(b"particular" in file.read_bytes() for file in tmp_path.iterdir())
         stores.log.rewrite(entry.id, b"nothing")
         stores.quarantine.drop(["b_1:0"])
         stores.dead_letters.drop(["b_1:0"])
