@@ -39,7 +39,7 @@ _ENTRIES = 8  # a page of the log carries its payloads, and one may be as large 
 async def erase(request: Request, response: Response, service: App, who: Caller) -> Erasure | Queued:
     """Erase what a producer, a batch or a sample left; unless told otherwise, only say how much that is.
 
-    To take it out of the weights too, replay without it from a checkpoint that had not learned it.
+    To take it out of the weights too, replay from a checkpoint that had not learned it.
     """
     order = await bodies.read_json(request, Erase, service.limits.body_seconds)
     target = order.target
