@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
@@ -11,7 +12,11 @@ from typing import Any, Protocol
 import pytest
 
 from weir.stores.base import Audit, DeadLetters, Journal, Keys, Log, Quarantine
+from weir.stores.redis import Redis
 from weir.stores.sqlite import Sqlite
+
+# Where the server of this run listens, for the processes that tests start too.
+REDIS_URL = "TESTS_REDIS_URL"
 
 
 class Opened(Protocol):
@@ -50,11 +55,19 @@ class Opener(Protocol):
     ) -> AbstractContextManager[Opened]: ...
 
 
+BOUNDS = {"max_batches": 1_000, "max_bytes": 1 << 24}
+
+
 def open_sqlite(place: Path, **how: Any) -> AbstractContextManager[Opened]:
-    return Sqlite(place / "weir.db", **({"max_batches": 1_000, "max_bytes": 1 << 24} | how))
+    return Sqlite(place / "weir.db", **(BOUNDS | how))
 
 
-BACKENDS: dict[str, Opener] = {"sqlite": open_sqlite}
+def open_redis(place: Path, **how: Any) -> AbstractContextManager[Opened]:
+    return Redis(os.environ[REDIS_URL], prefix=str(place), **(BOUNDS | how))
+
+
+BACKENDS: dict[str, Opener] = {"redis": open_redis, "sqlite": open_sqlite}
+NEEDS = {"redis": [pytest.mark.needs("redis-server")]}
 
 
 class Clock:
@@ -78,9 +91,11 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=sorted(BACKENDS))
-def backend(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(params=[pytest.param(name, marks=NEEDS.get(name, ())) for name in sorted(BACKENDS)])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     name: str = request.param
+    if name == "redis":
+        monkeypatch.setenv(REDIS_URL, request.getfixturevalue("redis_server").url)
     return name
 
 
