@@ -163,7 +163,7 @@ def _levels(trainer: Trainer, stores: Stores) -> Levels:
         quarantine_oldest_at=quarantine.oldest_held_at,
         checkpoint_at=checkpoints[-1].created_at if checkpoints else None,
         dead_letters=stores.dead_letters.waiting(),
-        durability_relaxed=bool(stores.durability.relaxed_because),
+        durability_relaxed=bool(stores.durability().relaxed_because),
         producers={record.name for record in stores.keys.all()},
         now=time.time(),
     )
@@ -192,7 +192,7 @@ def _introduce(worker: Worker, listener: socket.socket) -> None:
         logger.info("guard armed, mode %s", status.mode)
     else:
         logger.warning("guard NOT armed, mode %s: %s", status.mode, status.unarmed_because)
-    relaxed = "; ".join(worker.stores.durability.relaxed_because)
+    relaxed = "; ".join(worker.stores.durability().relaxed_because)
     logger.log(
         logging.WARNING if relaxed else logging.INFO, "durability: %s", f"RELAXED: {relaxed}" if relaxed else "full"
     )

@@ -261,7 +261,7 @@ def open_house(trained: Engine) -> Iterator[Open]:
                     keys=file.keys,
                     checkpoints=checkpoints,
                     candidates=CheckpointFolder(folder / "candidates"),
-                    durability=file.durability,
+                    durability=lambda: file.durability,
                     owned=file.owned,
                 )
                 initialise(stores, trained, at=NOW)

@@ -107,7 +107,7 @@ def test_relaxed_durability_is_said_by_readiness_and_by_every_202(open_house: Op
     with open_house(tmp_path, started=False) as house:
         why = ("appendfsync is everysec: the last second may be lost",)
         house.behave(
-            stores=dataclasses.replace(house.stores, durability=Durability(why)),
+            stores=dataclasses.replace(house.stores, durability=lambda: Durability(why)),
             learner=Scripted(house.trainer),
             limits=Limits(command_seconds=0.1),
         )

@@ -104,10 +104,9 @@ class Service:
         object.__setattr__(self, "waiters", anyio.CapacityLimiter(self.limits.waiters))
         object.__setattr__(self, "predictors", anyio.CapacityLimiter(self.limits.predictors))
 
-    @property
     def durability(self) -> DurabilityName:
-        """What an acknowledgement is worth, in one word."""
-        return "relaxed" if self.stores.durability.relaxed_because else "durable"
+        """What an acknowledgement is worth now, in one word; blocks."""
+        return "relaxed" if self.stores.durability().relaxed_because else "durable"
 
     @property
     def published(self) -> Publication:
