@@ -17,14 +17,21 @@ class Backend(Protocol):
     """Where one service keeps its data: a folder, and perhaps a server beside it."""
 
     @property
+    def data(self) -> Path:
+        """The data folder."""
+
+    @property
     def environment(self) -> dict[str, str]:
         """The settings that name it."""
 
     def stores(self) -> AbstractContextManager[Stores]:
         """The stores, opened beside the service that uses them or after it."""
 
-    def copy(self) -> AbstractContextManager[Backend]:
-        """Another place with the first checkpoint and the very same log entries, and nothing else."""
+    def copy(self, place: Path) -> AbstractContextManager[Backend]:
+        """Another one, with the first checkpoint and the very same log entries, and nothing else."""
+
+    def outlive_lease(self) -> None:
+        """Let the time go by, or be as if it had, for which a dead learner keeps others out."""
 
 
 class SqliteBackend:
@@ -45,14 +52,17 @@ class SqliteBackend:
         return folder.stores(config.load(data=self.data))
 
     @contextmanager
-    def copy(self) -> Iterator[Backend]:
+    def copy(self, place: Path) -> Iterator[Backend]:
         """See ``Backend.copy``."""
-        other = SqliteBackend(self.data.with_name(f"{self.data.name}-copy"), self._template)
+        other = SqliteBackend(place, self._template)
         with sqlite3.connect(other.data / folder.DATABASE) as connection:
             connection.execute("ATTACH ? AS source", (str(self.data / folder.DATABASE),))
             connection.execute("INSERT INTO log SELECT * FROM source.log")
         connection.close()
         yield other
+
+    def outlive_lease(self) -> None:
+        """See ``Backend.outlive_lease``: a lock on a file ends with its process."""
 
 
 class Opener(Protocol):

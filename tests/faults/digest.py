@@ -7,12 +7,14 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from tests.faults.traffic import Acknowledged, content
 
 from weir import codec
+from weir.errors import DamagedCheckpoint
 from weir.stores.base import Cursor, Decision, Entry, EntryKind, Held, HeldFilter, JournalledSample, Stores
 from weir.types import State
 
@@ -33,17 +35,17 @@ class Run:
     checkpoints: dict[str, tuple[int, dict[str, str]]]
 
     @staticmethod
-    def read(stores: Stores) -> Run:
-        """Read what is there."""
+    def read(stores: Stores, *, numbered: bool = True) -> Run:
+        """Read what is there; without ``numbered`` a checkpoint is known by its step, not by its number."""
         entries = list(_entries(stores))
         batches = [entry.id for entry in entries if entry.kind is EntryKind.BATCH]
         return Run(
             entries=entries,
-            decisions=stores.journal.after(Cursor()),
+            decisions=[_plain(decision, numbered) for decision in stores.journal.after(Cursor())],
             lines={batch: stores.journal.samples(batch) for batch in batches},
             held={sample.id: sample for sample in _held(stores)},
             letters={letter.id: dataclasses.replace(letter, at=0.0) for letter in _letters(stores)},
-            checkpoints=_checkpoints(stores),
+            checkpoints=_checkpoints(stores, numbered),
         )
 
     def lost(self, acknowledged: list[Acknowledged]) -> list[str]:
@@ -72,7 +74,7 @@ class Run:
         """Which parts are not as in the other run, and where it begins, in words."""
         pairs: dict[str, tuple[Mapping[Any, Any], Mapping[Any, Any]]] = {
             "log": ({e.position: e for e in self.entries}, {e.position: e for e in other.entries}),
-            "journal": (_by_start(self.decisions), _by_start(other.decisions)),
+            "journal": ({d.start: d for d in self.decisions}, {d.start: d for d in other.decisions}),
             "samples of batch": (self.lines, other.lines),
             "quarantine": (_timeless(self.held), _timeless(other.held)),
             "dead letter": (self.letters, other.letters),
@@ -117,13 +119,11 @@ def _contrast(one: Any, two: Any) -> str:
     return told if step is None else f"at step {step}: {told}"
 
 
-def _by_start(decisions: list[Decision]) -> dict[Cursor, Decision]:
-    return {
-        decision.start: dataclasses.replace(
-            decision, result={name: value for name, value in decision.result.items() if name not in UNLIKE}
-        )
-        for decision in decisions
-    }
+def _plain(decision: Decision, numbered: bool) -> Decision:
+    """Without what tells when a checkpoint was written, and how many were written before."""
+    hidden = UNLIKE if numbered else UNLIKE | {"id", "checkpoint"}
+    result = {name: value for name, value in decision.result.items() if name not in hidden}
+    return dataclasses.replace(decision, result=result)
 
 
 def _timeless(held: Mapping[str, Held]) -> dict[str, Held]:
@@ -161,9 +161,14 @@ def _letters(stores: Stores) -> Iterator[Any]:
             return
 
 
-def _checkpoints(stores: Stores) -> dict[str, tuple[int, dict[str, str]]]:
-    """The step of each checkpoint, and a digest per part of its state."""
-    return {info.id: (info.step, _digests(stores.checkpoints.load(info.id)[1])) for info in stores.checkpoints.all()}
+def _checkpoints(stores: Stores, numbered: bool) -> dict[str, tuple[int, dict[str, str]]]:
+    """The step of each sound checkpoint, and a digest per part of its state."""
+    found = {}
+    for info in stores.checkpoints.all():
+        with suppress(DamagedCheckpoint):
+            name = info.id if numbered else f"{info.step:08d}"
+            found[name] = (info.step, _digests(stores.checkpoints.load(info.id)[1]))
+    return found
 
 
 def _digests(state: State) -> dict[str, str]:

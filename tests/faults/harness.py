@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import httpx
 from tests.faults import victim
@@ -63,9 +65,9 @@ Death = AtPoint | After
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a run with deaths; ``recovery`` is seconds from a start to the first acknowledgement after it."""
+    """What became of a trial; ``recovery`` is seconds from a start to the first acknowledgement after it."""
 
-    deaths: int
+    lives: int
     acknowledged: int
     lost: list[str]
     doubled: list[str]
@@ -82,7 +84,7 @@ class Outcome:
             "acknowledged and lost": self.lost,
             "learned twice": self.doubled,
             "never decided on": self.undecided,
-            "other than in the run without deaths": self.differences,
+            "other than in the run in which nothing happened": self.differences,
         }
         told = [f"{what}: " + "\n  ".join(found) for what, found in wrong.items() if found]
         assert not told, "\n".join([*told, self.log])
@@ -104,73 +106,127 @@ def at_points(*, seed: int) -> list[Death]:
     return [AtPoint(p, 1 if p.startswith(rare) else chance.randint(2, 4)) for p in victim.POINTS]
 
 
+class Trial:
+    """A service under traffic, whose end is compared with that of a run in which nothing happened.
+
+    ``log`` is a file beside which others of its name are written. Use it in a ``with``: nothing of it is left running.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        log: Path,
+        *,
+        seed: int,
+        environment: Mapping[str, str] = ENVIRONMENT,
+        commands: bool = True,
+    ) -> None:
+        self.backend = backend
+        self.service = Service({**environment, **backend.environment}, log)
+        self.traffic = Traffic(lambda: self.service.address, seed=seed, commands=commands)
+        self._log = log
+        self._environment = environment
+        self._starts: list[float] = []
+
+    def live(self, point: str | None = None, passing: int = 1) -> None:
+        """Begin a life of the service."""
+        self._starts.append(time.monotonic())
+        self.service.start(point, passing)
+
+    def serve(self) -> None:
+        """Begin a life and wait until requests are answered."""
+        self.live()
+        self.service.wait_until_it_listens()
+
+    def die(self, death: Death) -> None:
+        """Live until this death."""
+        if isinstance(death, AtPoint):
+            self.live(death.point, death.passing)
+            status = self.service.wait_until_it_ends()
+            assert status == -signal.SIGKILL, f"{death}: it ended with {status}\n{self.service.tail}"
+            self.backend.outlive_lease()
+        else:
+            self.live()
+            if death.listening:
+                self.service.wait_until_it_listens()
+            time.sleep(death.seconds)
+            self.kill()
+        self.traffic.check()
+
+    def kill(self) -> None:
+        """End this life."""
+        self.service.kill()
+        self.backend.outlive_lease()
+
+    def wait_for(self, deliveries: int) -> None:
+        """Wait until so many more deliveries are acknowledged."""
+        wanted = len(self.traffic.acknowledged) + deliveries
+        self.service.wait(lambda: len(self.traffic.acknowledged) >= wanted, "take deliveries")
+        self.traffic.check()
+
+    def finish(self) -> None:
+        """Let the traffic end and the log be learned to its end: a last command closes the step that is not full."""
+        try:
+            self.traffic.finish()
+            answer = self.traffic.order("POST", "/v1/checkpoints", json={"reason": "the end"})
+            while answer.status_code == 202:  # still queued: the learner is behind
+                answer = self.traffic.order("POST", "/v1/checkpoints", json={"reason": "the end"})
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.service.tail}") from error
+        self.service.stop()
+
+    def outcome(self, *, numbered: bool = True) -> Outcome:
+        """What became of it; without ``numbered`` a checkpoint is known by its step, not by its number."""
+        with self.backend.stores() as stores:
+            ended = Run.read(stores, numbered=numbered)
+        straight = self._straight(numbered)
+        acknowledged = self.traffic.acknowledged
+        return Outcome(
+            lives=len(self._starts),
+            acknowledged=len(acknowledged),
+            lost=ended.lost(acknowledged),
+            doubled=ended.doubled(),
+            undecided=ended.undecided(),
+            differences=ended.differences(straight),
+            steps=ended.decisions[-1].step,
+            held=len(ended.held),
+            recovery=list(_recoveries(self._starts, sorted(each.at for each in acknowledged))),
+            log=self.service.tail[-2_000:],
+        )
+
+    def _straight(self, numbered: bool) -> Run:
+        """The same log, learned by a service that nothing happens to."""
+        place = self._log.with_name(f"{self._log.name}-straight")
+        with self.backend.copy(place / "data") as copy:
+            with copy.stores() as stores:
+                tail = stores.log.tail()
+            with Service({**self._environment, **copy.environment}, place / "log") as service:
+                service.start()
+                service.wait_until_it_listens()
+                service.wait(lambda: _position(service) >= tail, "learn the log")
+                service.stop()
+            with copy.stores() as stores:
+                return Run.read(stores, numbered=numbered)
+
+    def __enter__(self) -> Self:
+        self.traffic.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.traffic.close()
+        self.service.close()
+
+
 def run(
     backend: Backend, log: Path, deaths: Sequence[Death], *, seed: int, environment: Mapping[str, str] = ENVIRONMENT
 ) -> Outcome:
     """Let a service die these deaths under traffic, bring it to its end, and compare that with a straight run."""
-    settings = {**environment, **backend.environment}
-    with Service(settings, log) as service:
-        traffic = Traffic(service, seed=seed)
-        traffic.start()
-        starts = list(_die(service, traffic, deaths))
-        starts.append(time.monotonic())
-        service.start()
-        service.wait_until_it_listens()
-        _finish(service, traffic)
-    with backend.stores() as stores:
-        ended = Run.read(stores)
-    straight = _straight(backend, log.with_suffix(".straight"), environment)
-    return Outcome(
-        deaths=len(deaths),
-        acknowledged=len(traffic.acknowledged),
-        lost=ended.lost(traffic.acknowledged),
-        doubled=ended.doubled(),
-        undecided=ended.undecided(),
-        differences=ended.differences(straight),
-        steps=ended.decisions[-1].step,
-        held=len(ended.held),
-        recovery=list(_recoveries(starts, sorted(each.at for each in traffic.acknowledged))),
-        log=service.tail[-2_000:],
-    )
-
-
-def _die(service: Service, traffic: Traffic, deaths: Sequence[Death]) -> Iterator[float]:
-    """One life per death; yields when each began."""
-    for death in deaths:
-        yield time.monotonic()
-        if isinstance(death, AtPoint):
-            service.start(death.point, death.passing)
-            status = service.wait_until_it_ends()
-            assert status == -signal.SIGKILL, f"{death}: it ended with {status}\n{service.tail}"
-        else:
-            service.start()
-            if death.listening:
-                service.wait_until_it_listens()
-            time.sleep(death.seconds)
-            service.kill()
-        traffic.check()
-
-
-def _finish(service: Service, traffic: Traffic) -> None:
-    """Let the traffic end and the log be learned to its end: a last command closes the step that is not full."""
-    traffic.finish()
-    answer = traffic.order("POST", "/v1/checkpoints", json={"reason": "the end"})
-    while answer.status_code == 202:  # still queued: the learner is behind
-        answer = traffic.order("POST", "/v1/checkpoints", json={"reason": "the end"})
-    service.stop()
-
-
-def _straight(backend: Backend, log: Path, environment: Mapping[str, str]) -> Run:
-    """The same log, learned by a service that nothing happens to."""
-    with backend.copy() as copy, Service({**environment, **copy.environment}, log) as service:
-        with copy.stores() as stores:
-            tail = stores.log.tail()
-        service.start()
-        service.wait_until_it_listens()
-        service.wait(lambda: _position(service) >= tail, "learn the log")
-        service.stop()
-        with copy.stores() as stores:
-            return Run.read(stores)
+    with Trial(backend, log, seed=seed, environment=environment) as trial:
+        for death in deaths:
+            trial.die(death)
+        trial.serve()
+        trial.finish()
+    return trial.outcome()
 
 
 def _position(service: Service) -> int:

@@ -49,10 +49,11 @@ class Forked:
 class Service:
     """``weir serve`` with these variables in its environment; ``log`` collects what all of its lives wrote.
 
-    Use it in a ``with``: at the end no process of it is left.
+    Use it in a ``with``, or close it: no process of it is left.
     """
 
     def __init__(self, environment: Mapping[str, str], log: Path) -> None:
+        log.parent.mkdir(parents=True, exist_ok=True)
         self._environment = {**os.environ, "WEIR_PORT": "0", **environment}
         self._log = log
         self._began = 0  # where in the log this life begins
@@ -138,9 +139,13 @@ class Service:
             self.address = found[1]
         return self.address
 
+    def close(self) -> None:
+        """Leave no process behind."""
+        if self._running is not None and self.exit is None:
+            self.kill()
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self._running is not None and self.exit is None:
-            self.kill()
+        self.close()

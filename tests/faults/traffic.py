@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import random
 import threading
 import time
@@ -14,7 +13,7 @@ from typing import Any
 
 import httpx
 from tests.faults.model import samples
-from tests.faults.service import PATIENCE, Service
+from tests.faults.service import PATIENCE
 from torch import Tensor
 
 from weir import codec
@@ -43,12 +42,16 @@ def content(x: Tensor, y: Tensor) -> str:
 
 
 class Traffic:
-    """Producers and an operator against one service, until ``finish``; the same seed plans the same requests."""
+    """Producers and an operator, until ``finish``; the same seed plans the same requests.
 
-    def __init__(self, service: Service, *, seed: int, commands: bool = True) -> None:
-        self._service = service
+    ``address`` tells where the service listens, None while it does not.
+    """
+
+    def __init__(self, address: Callable[[], str | None], *, seed: int, commands: bool = True) -> None:
+        self._address = address
         self._seed = seed
         self._finishing = threading.Event()
+        self._closing = threading.Event()
         self._client = httpx.Client(trust_env=False, timeout=15.0)
         self._failure: Exception | None = None
         self.acknowledged: list[Acknowledged] = []
@@ -69,8 +72,16 @@ class Traffic:
         for thread in self._threads:
             thread.join(PATIENCE)
             if thread.is_alive():
-                raise AssertionError(f"a request was not answered in {PATIENCE:g} s\n{self._service.tail}")
+                raise AssertionError(f"a request was not answered in {PATIENCE:g} s, only {self.refused[-3:]}")
         self.check()
+
+    def close(self) -> None:
+        """Give up what is under way."""
+        self._finishing.set()
+        self._closing.set()
+        for thread in self._threads:
+            thread.join(PATIENCE)
+        self._client.close()
 
     def check(self) -> None:
         """Raise what a thread of this has failed with."""
@@ -79,7 +90,20 @@ class Traffic:
 
     def order(self, method: str, path: str, **request: Any) -> httpx.Response:
         """Send a command until it is answered by something else than a failure, however often the service dies."""
-        return self._persist(lambda: self._client.request(method, f"{self._service.address}{path}", **request))
+        deadline = time.monotonic() + 2 * PATIENCE
+        while time.monotonic() < deadline and not self._closing.is_set():
+            address = self._address()
+            if address is not None:
+                try:
+                    answer = self._client.request(method, f"{address}{path}", **request)
+                except httpx.TransportError:
+                    self.refused.append((0, "no answer"))
+                else:
+                    if answer.status_code < 429:
+                        return answer
+                    self.refused.append((answer.status_code, str(answer.json().get("code"))))
+            time.sleep(PAUSE)
+        raise AssertionError(f"{method} {path} was not answered, only {self.refused[-3:]}")
 
     def _guarded(self, job: Callable[[], None]) -> None:
         try:
@@ -140,21 +164,3 @@ class Traffic:
     def _probe(self, chance: random.Random) -> None:
         body = codec.encode(Batch(*samples(300, seed=chance.getrandbits(32))))
         self.order("PUT", "/v1/probe", content=body, headers={"Content-Type": SAFETENSORS})
-
-    def _persist(self, request: Callable[[], httpx.Response]) -> httpx.Response:
-        deadline = time.monotonic() + 2 * PATIENCE
-        while time.monotonic() < deadline:
-            if self._service.address is not None:
-                try:
-                    answer = request()
-                except httpx.TransportError:
-                    self._note(0, "no answer")
-                else:
-                    if answer.status_code < 429:
-                        return answer
-                    self._note(answer.status_code, str(json.loads(answer.text).get("code")))
-            time.sleep(PAUSE)
-        raise AssertionError(f"no answer in {2 * PATIENCE:g} s, only {self.refused[-3:]}\n{self._service.tail}")
-
-    def _note(self, status: int, code: str) -> None:
-        self.refused.append((status, code))
