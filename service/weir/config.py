@@ -19,7 +19,7 @@ from types import NoneType
 from typing import Annotated, Any, Literal, TypeVar, cast
 
 import annotated_types
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, create_model
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -98,10 +98,43 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = Field(32 * 2**20, ge=1024, description="largest request body")
     max_samples: int = Field(10_000, ge=1, description="most samples in one batch")
+    redis_url: SecretStr | None = Field(
+        None,
+        description="Redis for log, journal and quarantine (redis://, unix://); none: SQLite in the data folder",
+    )
+    redis_prefix: str = Field(
+        "weir", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="what the names of its keys begin with"
+    )
     log_max_batches: int = Field(10_000, ge=1, description="batches that may wait for the learner; then 503")
     log_max_bytes: int = Field(2**30, ge=1024, description="bytes that may wait for the learner; then 503")
+    log_keep_bytes: int = Field(
+        4 * 2**30, ge=0, description="bytes of learned batches that stay in the log, for replays"
+    )
+    producer_max_batches: int = Field(5_000, ge=1, description="batches of one producer that may wait; then 429")
+    producer_max_bytes: int = Field(2**29, ge=1024, description="bytes of one producer that may wait; then 429")
+    attempts: int = Field(3, ge=1, description="how often a batch that cannot be processed is tried before it is dead")
+    quarantine_max_samples: int = Field(
+        100_000, ge=1, description="samples held for review; then 429 for every producer that has some there"
+    )
+    quarantine_producer_max: int = Field(
+        20_000, ge=1, description="samples of one producer held for review; then 429 for it"
+    )
+    quarantine_max_age_days: float = Field(
+        30.0,
+        gt=0,
+        le=3650,
+        allow_inf_nan=False,
+        description="days until a held sample is discarded, and one that was decided on is deleted",
+    )
     checkpoint_every: int = Field(500, ge=1, description="steps between two checkpoints")
     checkpoints_kept: int = Field(10, ge=2, description="newest checkpoints that stay on disk")
+    checkpoints_max_age_days: float = Field(
+        30.0,
+        gt=0,
+        le=3650,
+        allow_inf_nan=False,
+        description="days that a checkpoint stays; the newest two stay in any case",
+    )
     threads: int = Field(1, ge=1, description="CPU threads of the learner; recovery is exact for the same number")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe log line shown")
 
@@ -211,9 +244,10 @@ def _problem(details: ErrorDetails) -> InvalidSetting:
 
 
 def _contradictions(settings: Settings) -> Iterator[InvalidSetting]:
-    if settings.log_max_bytes < settings.max_body_bytes:
-        expected = f"at least WEIR_MAX_BODY_BYTES ({settings.max_body_bytes}), or a largest body never fits"
-        yield InvalidSetting("WEIR_LOG_MAX_BYTES", settings.log_max_bytes, expected)
+    expected = f"at least WEIR_MAX_BODY_BYTES ({settings.max_body_bytes}), or a largest body never fits"
+    for name in ("log_max_bytes", "producer_max_bytes"):
+        if getattr(settings, name) < settings.max_body_bytes:
+            yield InvalidSetting(_variable((name,)), getattr(settings, name), expected)
 
 
 def _expected(info: FieldInfo) -> str:

@@ -16,22 +16,31 @@ from weir.stores.sqlite import Sqlite
 
 DATABASE = "weir.db"
 CHECKPOINTS = "checkpoints"
+CANDIDATES = "candidates"
+CANDIDATES_KEPT = 3
 LOCK = "lock"
+DAY = 86_400.0
 
 
 @contextmanager
 def stores(settings: Settings) -> Iterator[Stores]:
     """The stores in the data folder, which is made if it is missing; raises StorageFailed."""
     folder = _made(settings.data)
-    checkpoints = CheckpointFolder(folder / CHECKPOINTS, keep=settings.checkpoints_kept)
-    with Sqlite(folder / DATABASE, max_batches=settings.log_max_batches, max_bytes=settings.log_max_bytes) as database:
+    keep_seconds = settings.checkpoints_max_age_days * DAY
+    checkpoints = CheckpointFolder(folder / CHECKPOINTS, settings.checkpoints_kept, keep_seconds=keep_seconds)
+    candidates = CheckpointFolder(folder / CANDIDATES, CANDIDATES_KEPT)
+    with _database(settings, folder) as database:
         yield Stores(
             log=database.log,
             journal=database.journal,
             quarantine=database.quarantine,
+            dead_letters=database.dead_letters,
             audit=database.audit,
             keys=database.keys,
             checkpoints=checkpoints,
+            candidates=candidates,
+            durability=database.durability,
+            owned=database.owned,
         )
 
 
@@ -46,6 +55,16 @@ def owned(path: Path) -> Iterator[None]:
         raise Conflict(f"{path} is in use by another weir process: stop that one, or name another folder") from None
     finally:
         os.close(handle)
+
+
+def _database(settings: Settings, folder: Path) -> Sqlite:
+    return Sqlite(
+        folder / DATABASE,
+        max_batches=settings.log_max_batches,
+        max_bytes=settings.log_max_bytes,
+        producer_max_batches=settings.producer_max_batches,
+        producer_max_bytes=settings.producer_max_bytes,
+    )
 
 
 def _made(path: Path) -> Path:

@@ -264,6 +264,62 @@ class ProducerReport:
     standing: Standing
 
 
+class ReplayVerdicts(StrEnum):
+    """Which verdicts a replay goes by."""
+
+    RECORDED = "recorded"  # those in the journal
+    ANEW = "anew"  # the guard judges again, as if what is left out had never come
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayOrder:
+    """What to learn again: all that the log holds since a checkpoint, without some of it.
+
+    ``samples`` are ``{batch}:{index}``; what a reviewer discarded is left out in any case.
+    """
+
+    checkpoint: str
+    producers: tuple[str, ...] = ()
+    batches: tuple[str, ...] = ()
+    samples: tuple[str, ...] = ()
+    verdicts: ReplayVerdicts = ReplayVerdicts.RECORDED
+
+
+class ReplayState(StrEnum):
+    """Where a replay stands."""
+
+    RUNNING = "running"
+    DONE = "done"  # its result is a candidate: it can be published
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayReport:
+    """A replay's progress through the log, and how its result compares on the probe set's report part.
+
+    ``start`` and ``end`` are log positions, and ``position`` lies between them; ``accuracy_now`` is the accuracy of the
+    learner when the replay ended; ``candidate`` is what publishing it takes.
+    """
+
+    id: str
+    order: ReplayOrder
+    state: ReplayState
+    by: str
+    created_at: float
+    start: int
+    end: int
+    position: int
+    steps: int = 0
+    learned: int = 0
+    held: int = 0
+    left_out: int = 0
+    accuracy: float | None = None
+    accuracy_now: float | None = None
+    candidate: str | None = None
+    error: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Publication:
     """An immutable copy of the model that readers use while the learner goes on.
@@ -284,6 +340,7 @@ class LearnerStatus:
 
     alive: bool
     failure: str | None
+    waits_for: str | None  # what keeps it from going on, such as a full disk; it goes on by itself
     step: int
     updates: int
     position: int

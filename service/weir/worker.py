@@ -25,7 +25,7 @@ from weir.errors import Conflict, InvalidSetting, NotReady
 from weir.metrics import Levels, Metrics
 from weir.redteam import Cocktail
 from weir.stores.base import Stores
-from weir.trainer import Trainer, TrainerConfig
+from weir.trainer import Retention, Trainer, TrainerConfig
 from weir.types import Batch
 
 logger = logging.getLogger("weir.worker")
@@ -64,7 +64,7 @@ def serve(settings: Settings) -> None:
 @contextmanager
 def running(settings: Settings) -> Iterator[Worker]:
     """Everything but the server: a started trainer that is drained and checkpointed at the end."""
-    with folder.owned(settings.data), folder.stores(settings) as stores:
+    with folder.owned(settings.data), folder.stores(settings) as stores, stores.owned():
         keyed = _check_exposure(settings, stores)
         engine = settings.engine()
         torch.set_num_threads(settings.threads)
@@ -136,6 +136,10 @@ def _trainer_config(settings: Settings) -> TrainerConfig:
         step_size=settings.step_size,
         step_linger_seconds=settings.step_linger_seconds,
         checkpoint_every=settings.checkpoint_every,
+        attempts=settings.attempts,
+        retention=Retention(
+            log_bytes=settings.log_keep_bytes, quarantine_seconds=settings.quarantine_max_age_days * folder.DAY
+        ),
     )
 
 

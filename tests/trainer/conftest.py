@@ -190,8 +190,20 @@ def street(place: Path, trained: State) -> Iterator[Open]:
             folder = place / name
             folder.mkdir(exist_ok=True)
             database = to_close.enter_context(Sqlite(folder / "weir.db", clock=lambda: NOW))
-            parts = (database.log, database.journal, database.quarantine, database.audit, database.keys)
-            house = House(Stores(*parts, CheckpointFolder(folder / "checkpoints", keep)))
+            house = House(
+                Stores(
+                    log=database.log,
+                    journal=database.journal,
+                    quarantine=database.quarantine,
+                    dead_letters=database.dead_letters,
+                    audit=database.audit,
+                    keys=database.keys,
+                    checkpoints=CheckpointFolder(folder / "checkpoints", keep),
+                    candidates=CheckpointFolder(folder / "candidates", keep),
+                    durability=database.durability,
+                    owned=database.owned,
+                )
+            )
             if not empty and house.stores.checkpoints.newest() is None:
                 engine = Engine(Recipe(f"{__name__}:noisy", INPUTS), CONFIG)
                 engine.load_state(trained)

@@ -49,10 +49,10 @@ class TestRelease:
     ) -> None:
         before, held = hold_one(house, stream)
         relabel = (held.label - 1) % 3 if corrected else None
-        entry = house.order(EntryKind.RELEASE, id=held.id, label=relabel, force=False, by="rae")
+        entry = house.order(EntryKind.RELEASE, ids=[held.id], note=None, label=relabel, force=False, by="rae")
         trainer = house.drain()
         number = trainer.status.step
-        assert house.outcome(entry) == {"state": "released", "step": number}
+        assert house.outcome(entry) == {"state": "released", "step": number, "ids": [held.id], "refused": []}
         after = house.stores.quarantine.get(held.id)
         assert (after.state, after.resolved_by, after.relabel) == (HeldState.RELEASED, "rae", relabel)
         assert after.resolved_at == entry.created_at
@@ -68,7 +68,7 @@ class TestRelease:
         _, held = hold_one(house, stream)
         kept = weights(house.trainer())
         config = bold(house)
-        refused = house.order(EntryKind.RELEASE, id=held.id, label=None, force=False)
+        refused = house.order(EntryKind.RELEASE, ids=[held.id], note=None, label=None, force=False)
         trainer = house.drain(engine=config)
         assert house.outcome(refused)["state"] == "release_vetoed"
         assert house.stores.quarantine.get(held.id).state is HeldState.RELEASE_VETOED
@@ -76,7 +76,7 @@ class TestRelease:
         (line,) = [line for line in house.stores.journal.samples(held.batch) if line.index == held.index]
         assert line.verdict == SampleVerdict(Verdict.QUARANTINE, Reason.VETO)
         assert house.decisions[-1].vetoed
-        forced = house.order(EntryKind.RELEASE, id=held.id, label=None, force=True)
+        forced = house.order(EntryKind.RELEASE, ids=[held.id], note=None, label=None, force=True)
         trainer = house.drain(engine=config)
         assert house.outcome(forced)["state"] == "released"
         assert house.stores.quarantine.get(held.id).state is HeldState.RELEASED
@@ -84,11 +84,11 @@ class TestRelease:
 
     def test_a_release_is_no_evidence_against_its_producer(self, house: House, stream: Stream) -> None:
         before, held = hold_one(house, stream)
-        house.order(EntryKind.RELEASE, id=held.id, label=None, force=False)
+        house.order(EntryKind.RELEASE, ids=[held.id], note=None, label=None, force=False)
         assert house.drain().status.producers == before.status.producers
 
     def test_an_unknown_sample_is_an_error_and_the_trainer_goes_on(self, house: House, stream: Stream) -> None:
-        entry = house.order(EntryKind.RELEASE, id="b_none:3", label=None, force=False)
+        entry = house.order(EntryKind.RELEASE, ids=["b_none:3"], note=None, label=None, force=False)
         house.post(*stream)
         trainer = house.drain()
         assert house.outcome(entry)["error"]["code"] == "not_found"

@@ -230,7 +230,7 @@ def test_a_release_is_learned_again_by_weights_that_lost_it(open_house: Open, st
         each.post(stream[0][:100], stream[1][:100])
         each.drain()
         sample = next(s for s in each.held if s.verdict.reason.value == "sample")
-        each.order(EntryKind.RELEASE, id=sample.id, label=(sample.label - 1) % 3, force=False)
+        each.order(EntryKind.RELEASE, ids=[sample.id], note=None, label=(sample.label - 1) % 3, force=False)
         each.post(stream[0][100:], stream[1][100:])
     straight.drain()
     house.crash(8)

@@ -297,17 +297,18 @@ class TestLife:
     def test_an_engine_that_fails_for_good_does_not_hide_its_death(
         self, house: House, stream: Stream, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        house.post(*stream)
+        house.post(*stream, size=10)
         trainer = house.trainer()
 
         def broken(*given: object, **named: object) -> None:
             raise RuntimeError("device lost")
 
-        monkeypatch.setattr(trainer.engine.network, "outputs", broken)
-        monkeypatch.setattr(trainer.engine, "probe_accuracy", broken)
+        monkeypatch.setattr(Engine, "process", broken)
         trainer.start()
         trainer.stop()
         assert (trainer.status.alive, trainer.status.failure) == (False, "RuntimeError: device lost")
+        letters, _ = house.stores.dead_letters.page(None, 100)
+        assert len(letters) == 3, "the whole stream was blamed for what the engine did"
 
     @pytest.mark.parametrize("every", [1, 5])
     def test_a_checkpoint_is_written_every_so_many_steps(self, house: House, stream: Stream, every: int) -> None:

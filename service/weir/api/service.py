@@ -12,7 +12,7 @@ from fastapi import Depends, Request
 from weir.errors import NotReady
 from weir.metrics import Metrics
 from weir.stores.base import Stores
-from weir.types import Batch, LearnerStatus, Publication
+from weir.types import Batch, LearnerStatus, Publication, ReplayOrder, ReplayReport
 
 
 class Learner(Protocol):
@@ -25,6 +25,25 @@ class Learner(Protocol):
     @property
     def status(self) -> LearnerStatus:
         """Where the learner stands."""
+
+
+class Replays(Protocol):
+    """Replays as jobs beside the learner; one runs at a time."""
+
+    def start(self, order: ReplayOrder, by: str) -> ReplayReport:
+        """Begin one; raises Conflict while another runs, or when the log no longer reaches back to the checkpoint.
+
+        Raises NotFound for a checkpoint that is not there.
+        """
+
+    def get(self, id: str) -> ReplayReport:
+        """One replay; raises NotFound."""
+
+    def all(self) -> list[ReplayReport]:
+        """Those of this process, oldest first."""
+
+    def cancel(self, id: str) -> ReplayReport:
+        """Stop one; its result is thrown away. Raises NotFound, and Conflict when it has ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

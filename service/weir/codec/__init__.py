@@ -6,7 +6,7 @@ In a safetensors body ``ids`` travel as the metadata string ``ids``: a JSON list
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,6 +29,8 @@ __all__ = [
     "encode_tensors",
     "encode_x",
     "load",
+    "load_kept",
+    "without",
 ]
 
 JSON = "application/json"
@@ -84,9 +86,25 @@ def encode_x(x: Tensor) -> bytes:
 
 def load(payload: bytes) -> Batch:
     """The batch in bytes that ``encode`` made; not validated against a spec."""
+    return load_kept(payload)[0]
+
+
+def without(payload: bytes, indices: Iterable[int]) -> bytes:
+    """The same batch with these samples erased; the others keep their indices, which ``load_kept`` tells."""
+    batch, kept = load_kept(payload)
+    gone = set(indices)
+    rows = [row for row, index in enumerate(kept) if index not in gone]
+    ids = None if batch.ids is None else [batch.ids[row] for row in rows]
+    metadata = {"kept": json.dumps([kept[row] for row in rows])} | ({} if ids is None else {"ids": json.dumps(ids)})
+    return encode_tensors({"x": batch.x[rows], "y": batch.y[rows]}, metadata)
+
+
+def load_kept(payload: bytes) -> tuple[Batch, Sequence[int]]:
+    """The batch that is left after erasures, and the indices that its samples had when the batch came."""
     tensors, metadata = decode_tensors(payload)
     ids = tuple(json.loads(metadata["ids"])) if "ids" in metadata else None
-    return Batch(tensors["x"], tensors["y"], ids)
+    kept = json.loads(metadata["kept"]) if "kept" in metadata else range(len(tensors["y"]))
+    return Batch(tensors["x"], tensors["y"], ids), kept
 
 
 def _media_type(content_type: str) -> str:

@@ -294,9 +294,9 @@ class Quarantine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """Samples of one batch that could not be processed, however often it was tried; ``payload`` is them as a batch.
+    """Samples of one batch that could not be processed, however often that was tried; ``payload`` holds them.
 
-    ``id`` is ``{batch}:{first}``; ``error`` is what was raised. ``retried_as`` is the batch that they were sent as anew.
+    ``id`` is ``{batch}:{first}``; ``error`` is what was raised; ``retried_as`` is the batch they were sent as anew.
     """
 
     batch: str

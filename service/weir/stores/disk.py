@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,18 +25,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
 
-from weir.errors import DamagedCheckpoint, InvalidSetting, NotFound, StorageFailed
+from weir.errors import DamagedCheckpoint, InvalidSetting, NotFound, StorageFailed, StorageFull
 from weir.stores.base import CheckpointInfo, Cursor
 from weir.types import State
 
 _log = logging.getLogger(__name__)
 
-_FORMAT = 2  # 2: the guard's vaccine, consensus and breaker are in it
+_FORMAT = 3  # 2: the guard's vaccine, consensus and breaker; 3: lineage, environment and the command it answers
 _TENSORS = "tensors.safetensors"
 _STATE = "state.json"
 # The counter comes first: after a rollback the newest checkpoint may have an older step.
 _ID = re.compile(r"(\d{8,18})-(\d{1,18})", re.ASCII)
 _UNFINISHED = ".unfinished-"
+_LEAST = 2  # whatever their age: should the newest be damaged, there is one before it
+_ROOM = 1 << 20  # bytes; with less a file system counts as full
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +53,27 @@ class _Content:
 
 
 class CheckpointFolder:
-    """Checkpoints under ``path`` (made if missing), the newest ``keep`` of them; older ones are deleted by each save.
+    """Checkpoints under ``path`` (made if missing): the newest ``keep``, but for those older than ``keep_seconds``.
 
-    ``path/<id>/`` holds ``tensors.safetensors`` and ``state.json``: the values, the header, and the SHA-256 of both
-    files. Ids sort by age. Every method may raise StorageFailed when the disk refuses.
+    What retention no longer keeps is deleted by each save; the newest two always stay. ``path/<id>/`` holds
+    ``tensors.safetensors`` and ``state.json``: the values, the header, and the SHA-256 of both files. Ids sort by
+    age. Every method may raise StorageFailed when the disk refuses, StorageFull when it is full.
     """
 
-    def __init__(self, path: Path, keep: int = 5) -> None:
+    def __init__(
+        self,
+        path: Path,
+        keep: int = 5,
+        *,
+        keep_seconds: float = math.inf,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         if keep < 1:
             raise InvalidSetting("keep", keep, "at least 1 checkpoint")
         self._path = path
         self._keep = keep
+        self._keep_seconds = keep_seconds
+        self._clock = clock
         self._lock = threading.RLock()  # a checkpoint is not deleted while another thread reads it
         with _translated(path):
             path.mkdir(parents=True, exist_ok=True)
@@ -87,11 +103,16 @@ class CheckpointFolder:
                 continue
         return found
 
+    def drop(self, id: str) -> None:
+        """See ``Checkpoints.drop``."""
+        with self._lock, _translated(self._path):
+            self._known(id)
+            self._delete(id)
+
     def load(self, id: str) -> tuple[CheckpointInfo, State]:
         """See ``Checkpoints.load``; the tensors are on the CPU and the caller's own."""
         with self._lock:
-            if not _ID.fullmatch(id) or not (self._path / id).is_dir():
-                raise NotFound("checkpoint", id)
+            self._known(id)
             content = self._content(id)
             file = self._path / id / _TENSORS
             data = _read(file)
@@ -136,14 +157,30 @@ class CheckpointFolder:
             raise DamagedCheckpoint(f"{tensors}: expected {content.tensors_bytes} bytes, got {_size(tensors)}")
         return content
 
+    def _known(self, id: str) -> None:
+        if not _ID.fullmatch(id) or not (self._path / id).is_dir():
+            raise NotFound("checkpoint", id)
+
     def _retain(self) -> None:
-        for known in self._ids()[: -self._keep]:
-            try:
-                with self._unfinished() as folder:
-                    # Moved first: whatever happens while its files go, no half of a checkpoint is left under its id.
-                    (self._path / known).rename(folder / known)
-            except OSError as error:
-                _log.warning("checkpoint %s could not be deleted: %s", known, error)
+        known = self._ids()
+        oldest = self._clock() - self._keep_seconds
+        for place, name in enumerate(reversed(known)):
+            if place >= self._keep or (place >= _LEAST and self._created(name) < oldest):
+                try:
+                    self._delete(name)
+                except OSError as error:
+                    _log.warning("checkpoint %s could not be deleted: %s", name, error)
+
+    def _created(self, id: str) -> float:
+        try:
+            return self._content(id).info.created_at
+        except DamagedCheckpoint:
+            return math.inf  # its age is not known: it goes by the count alone
+
+    def _delete(self, id: str) -> None:
+        with self._unfinished() as folder:
+            # Moved first: whatever happens while its files go, no half of a checkpoint is left under its id.
+            (self._path / id).rename(folder / id)
 
     @contextmanager
     def _unfinished(self) -> Iterator[Path]:
@@ -245,5 +282,17 @@ def _sync(folder: Path) -> None:
 def _translated(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, SafetensorError) as error:
-        raise StorageFailed(f"{path}: {error}: check the disk and its free space") from error
+    except OSError as error:
+        full = error.errno in _NO_SPACE
+        cure = "free space on its disk" if full else "check the disk"
+        raise (StorageFull if full else StorageFailed)(f"{path}: {error}: {cure}") from error
+    except SafetensorError as error:
+        raise (StorageFull if _full(path) else StorageFailed)(f"{path}: {error}: check the disk") from error
+
+
+def _full(path: Path) -> bool:
+    """Whether there is no space, as far as can be told; the format's own writer does not say why it failed."""
+    try:
+        return shutil.disk_usage(path).free < _ROOM
+    except OSError:
+        return False

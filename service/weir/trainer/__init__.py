@@ -1,5 +1,7 @@
 """The one thread that owns the engine, and what it reads and writes."""
 
-from weir.trainer.thread import Trainer, TrainerConfig, initialise
+from weir.trainer.course import TrainerConfig, initialise
+from weir.trainer.thread import Trainer
+from weir.trainer.upkeep import Retention
 
-__all__ = ["Trainer", "TrainerConfig", "initialise"]
+__all__ = ["Retention", "Trainer", "TrainerConfig", "initialise"]

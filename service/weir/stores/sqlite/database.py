@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from weir.errors import StorageFailed
+from weir.errors import StorageFailed, StorageFull
 
 T = TypeVar("T")
 
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 _IDLE_READERS = 8
 # A burst leaves a long write-ahead file behind; when it is next written from its start it is cut back to this.
 _WAL_BYTES = 64 * 1024 * 1024
@@ -31,12 +31,13 @@ _CURES = {
 class _Ticket(Generic[T]):
     """One caller's job in a shared transaction, and what became of it."""
 
-    __slots__ = ("durable", "error", "job", "result", "settled")
+    __slots__ = ("durable", "erases", "error", "job", "result", "settled")
     result: T
 
-    def __init__(self, job: Callable[[sqlite3.Connection], T], durable: bool) -> None:
+    def __init__(self, job: Callable[[sqlite3.Connection], T], *, durable: bool, erases: bool) -> None:
         self.job = job
         self.durable = durable
+        self.erases = erases
         self.error: BaseException | None = None
         self.settled = False
 
@@ -92,9 +93,16 @@ class Database:
 
         Jobs that wait at the same time share one transaction and one sync, in one of their threads; one that raises
         is undone alone. With ``durable=False`` the sync is left to the next durable write: the job survives the end
-        of the process, not that of the machine. Raises StorageFailed, and then nothing was written.
+        of the process, not that of the machine. Raises StorageFailed (StorageFull without space), and then nothing
+        was written.
         """
-        ticket = _Ticket(job, durable)
+        return self._written(_Ticket(job, durable=durable, erases=False))
+
+    def erase(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        """The same for a job that erases: what it deletes or replaces is overwritten in the database's files."""
+        return self._written(_Ticket(job, durable=True, erases=True))
+
+    def _written(self, ticket: _Ticket[T]) -> T:
         with self._turn:
             self._queue.append(ticket)
             self._turn.wait_for(lambda: ticket.settled or not self._writing)
@@ -142,11 +150,15 @@ class Database:
         self._check_open()
         connection = self._writer
         try:
+            erases = any(t.erases for t in group)
             connection.execute(f"PRAGMA synchronous = {'FULL' if any(t.durable for t in group) else 'NORMAL'}")
+            connection.execute(f"PRAGMA secure_delete = {'ON' if erases else 'OFF'}")
             connection.execute("BEGIN IMMEDIATE")
             for ticket in group:
                 ticket.run(connection)
             connection.execute("COMMIT")
+            if erases:  # the write-ahead file still has the pages as they were
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         finally:
             connection.rollback()
 
@@ -205,5 +217,6 @@ class Database:
             raise self._failure(error) from error
 
     def _failure(self, error: BaseException | None) -> StorageFailed:
-        cure = _CURES.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, "see its cause")
-        return StorageFailed(f"{self._path}: {error or type(error).__name__}: {cure}")
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        kind = StorageFull if code == sqlite3.SQLITE_FULL else StorageFailed
+        return kind(f"{self._path}: {error or type(error).__name__}: {_CURES.get(code, 'see its cause')}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from weir.stores.base import Cursor, Decision, JournalledSample
+from weir.stores.base import Cursor, Decision, JournalledSample, Lineage
 from weir.stores.sqlite.bell import Bell
 from weir.stores.sqlite.database import Database
 from weir.stores.verdicts import pack, unpack
@@ -40,11 +40,14 @@ SCHEMA = (
         PRIMARY KEY (decision, ordinal)
     ) STRICT, WITHOUT ROWID""",
     "CREATE INDEX run_batch ON run (batch)",
-    """CREATE TABLE rolled_back (
+    # Rolled back is what lies in no range; what comes after the last step that is ruled on is in the weights.
+    """CREATE TABLE lineage (
         first_step INTEGER NOT NULL,
         last_step INTEGER NOT NULL,
         PRIMARY KEY (first_step, last_step)
     ) STRICT, WITHOUT ROWID""",
+    "CREATE TABLE ruled (one INTEGER PRIMARY KEY CHECK (one = 1), last_step INTEGER NOT NULL) STRICT",
+    "INSERT INTO ruled VALUES (1, 0)",
 )
 
 
@@ -88,8 +91,8 @@ class SqliteJournal:
     def samples(self, batch: str) -> list[JournalledSample]:
         """See ``Journal.samples``."""
         query = """
-            SELECT step, first, verdicts, EXISTS (
-                SELECT 1 FROM rolled_back WHERE decision.step BETWEEN first_step AND last_step)
+            SELECT step, first, verdicts, step <= (SELECT last_step FROM ruled) AND NOT EXISTS (
+                SELECT 1 FROM lineage WHERE decision.step BETWEEN first_step AND last_step)
             FROM run JOIN decision ON decision.number = run.decision
             WHERE batch = ? ORDER BY start_position, start_offset, ordinal"""
         latest: dict[int, JournalledSample] = {}
@@ -112,10 +115,25 @@ class SqliteJournal:
             return self._bell.wait(lambda: self.outcome(entry) is not None, timeout)
         return self._bell.wait(lambda: self._decided(entry) >= samples, timeout)
 
-    def roll_back(self, first_step: int, last_step: int) -> None:
-        """See ``Journal.roll_back``."""
-        statement = "INSERT INTO rolled_back VALUES (?, ?) ON CONFLICT DO NOTHING"
-        self._database.write(lambda connection: connection.execute(statement, (first_step, last_step)))
+    def in_weights(self, lineage: Lineage, last: int) -> None:
+        """See ``Journal.in_weights``."""
+
+        def job(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM lineage")
+            connection.executemany("INSERT INTO lineage VALUES (?, ?)", lineage)
+            connection.execute("UPDATE ruled SET last_step = max(last_step, ?)", (last,))
+
+        self._database.write(job)
+
+    def trim(self, floor: int) -> None:
+        """See ``Journal.trim``."""
+        gone = "SELECT number FROM decision WHERE (end_position, end_offset) <= (?, 0)"
+
+        def job(connection: sqlite3.Connection) -> None:
+            connection.execute(f"DELETE FROM run WHERE decision IN ({gone})", (floor,))
+            connection.execute(f"DELETE FROM decision WHERE number IN ({gone})", (floor,))
+
+        self._database.write(job)
 
     def _decided(self, batch: str) -> int:
         """How many of a batch's samples have a first decision: a release decides on a sample once more."""

@@ -5,15 +5,17 @@ from __future__ import annotations
 import secrets
 import sqlite3
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
-from weir.errors import Conflict, LogFull, NotFound
+from weir.errors import Conflict, LogFull, NotFound, QuotaExceeded
 from weir.stores.base import Backlog, Entry, EntryKind, IdempotencyKey
 from weir.stores.sqlite.bell import Bell
 from weir.stores.sqlite.database import Database
 
-# Each entry carries how many deliveries, and bytes of them, the log holds up to and with it: the backlog is
-# then a difference of two rows, however long it is.
+# Each entry carries the bytes of all deliveries up to and with it, so that how much a trim leaves is a difference of
+# two rows; what waits is counted per producer as it comes and as it is consumed. An idempotency key knows its entry's
+# header: it outlives the entry.
 SCHEMA = (
     """CREATE TABLE log (
         position INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -22,17 +24,29 @@ SCHEMA = (
         producer TEXT NOT NULL,
         samples INTEGER NOT NULL,
         created_at REAL NOT NULL,
-        deliveries INTEGER NOT NULL,
+        bytes INTEGER NOT NULL,
         delivered_bytes INTEGER NOT NULL,
         payload BLOB NOT NULL
     ) STRICT""",
-    "CREATE TABLE consumed (one INTEGER PRIMARY KEY CHECK (one = 1), position INTEGER NOT NULL) STRICT",
-    "INSERT INTO consumed VALUES (1, 0)",
+    """CREATE TABLE reading (
+        one INTEGER PRIMARY KEY CHECK (one = 1),
+        consumed INTEGER NOT NULL,
+        floor INTEGER NOT NULL
+    ) STRICT""",
+    "INSERT INTO reading VALUES (1, 0, 0)",
+    """CREATE TABLE waiting (
+        producer TEXT PRIMARY KEY,
+        batches INTEGER NOT NULL,
+        bytes INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID""",
     """CREATE TABLE idempotency (
         producer TEXT NOT NULL,
         key TEXT NOT NULL,
         digest TEXT NOT NULL,
         position INTEGER NOT NULL,
+        entry TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        samples INTEGER NOT NULL,
         created_at REAL NOT NULL,
         PRIMARY KEY (producer, key)
     ) STRICT, WITHOUT ROWID""",
@@ -41,25 +55,34 @@ SCHEMA = (
 _ENTRY = "SELECT position, id, kind, producer, samples, payload, created_at FROM log"
 
 
-class SqliteLog:
-    """Keeps at most ``max_batches`` deliveries and ``max_bytes`` of them past the consumed position.
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How many deliveries, and bytes of them, may wait past the consumed position: in all, and of one producer."""
 
-    A delivery over ``max_bytes`` is taken when nothing else waits. ``key_retention`` and ``retry_after`` are seconds.
+    batches: int
+    bytes: int
+    producer_batches: int
+    producer_bytes: int
+
+
+class SqliteLog:
+    """Keeps no more past the consumed position than ``bounds`` allow.
+
+    A delivery over the bound on bytes is taken when nothing else waits. ``key_retention`` and ``retry_after`` are
+    seconds.
     """
 
     def __init__(
         self,
         database: Database,
+        bounds: Bounds,
         *,
-        max_batches: int,
-        max_bytes: int,
         key_retention: float,
         retry_after: float,
         clock: Callable[[], float],
     ) -> None:
         self._database = database
-        self._max_batches = max_batches
-        self._max_bytes = max_bytes
+        self._bounds = bounds
         self._key_retention = key_retention
         self._retry_after = retry_after
         self._clock = clock
@@ -105,13 +128,34 @@ class SqliteLog:
 
     def consumed(self, position: int) -> None:
         """See ``Log.consumed``."""
-        statement = "UPDATE consumed SET position = max(position, ?)"
-        self._database.write(lambda connection: connection.execute(statement, (position,)), durable=False)
+        self._database.write(partial(_consume, position), durable=False)
 
     def backlog(self) -> Backlog:
         """See ``Log.backlog``."""
+        query = "SELECT created_at FROM log WHERE position > ? AND kind = ? ORDER BY position LIMIT 1"
         with self._database.read() as connection:
-            return _backlog(connection)
+            batches, size = _waiting(connection)
+            oldest = connection.execute(query, (_consumed(connection), EntryKind.BATCH)).fetchone()
+        return Backlog(batches, size, oldest[0] if oldest else None)
+
+    def trim(self, through: int, *, keep_bytes: int) -> int:
+        """See ``Log.trim``."""
+        return self._database.write(partial(_trim, through, keep_bytes))
+
+    def floor(self) -> int:
+        """See ``Log.floor``."""
+        with self._database.read() as connection:
+            return _floor(connection)
+
+    def rewrite(self, id: str, payload: bytes) -> None:
+        """See ``Log.rewrite``."""
+
+        def job(connection: sqlite3.Connection) -> None:
+            # The bytes that the row was counted with stay, for the sums: what is rewritten has about as many.
+            if not connection.execute("UPDATE log SET payload = ? WHERE id = ?", (payload, id)).rowcount:
+                raise NotFound("log entry", id)
+
+        self._database.erase(job)
 
     def _append(
         self,
@@ -127,39 +171,46 @@ class SqliteLog:
             return first, False
         delivery = kind is EntryKind.BATCH
         if delivery:
-            self._check_room(_backlog(connection), len(payload))
-        batches, size = _delivered(connection, _tail(connection))
+            self._check_room(connection, producer, len(payload))
+            _wait(connection, producer, len(payload))
         entry_id = f"{'b' if delivery else 'c'}_{secrets.token_hex(16)}"
-        totals = (batches + delivery, size + delivery * len(payload))
+        delivered = _delivered(connection, _tail(connection)) + delivery * len(payload)
         position = connection.execute(
-            "INSERT INTO log (id, kind, producer, samples, created_at, deliveries, delivered_bytes, payload) "
+            "INSERT INTO log (id, kind, producer, samples, created_at, bytes, delivered_bytes, payload) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (entry_id, kind, producer, samples, now, *totals, payload),
+            (entry_id, kind, producer, samples, now, len(payload), delivered, payload),
         ).lastrowid
         assert position is not None
         if key is not None:
-            row = (producer, key.key, key.digest, position, now)
-            connection.execute("INSERT INTO idempotency VALUES (?, ?, ?, ?, ?)", row)
+            row = (producer, key.key, key.digest, position, entry_id, kind, samples, now)
+            connection.execute("INSERT INTO idempotency VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
         return Entry(position, entry_id, kind, producer, samples, payload, now), True
 
     def _first(self, connection: sqlite3.Connection, producer: str, key: IdempotencyKey, now: float) -> Entry | None:
         """The entry this key was used for, unless that is longer ago than keys are kept."""
         connection.execute("DELETE FROM idempotency WHERE created_at < ?", (now - self._key_retention,))
-        query = "SELECT digest, position FROM idempotency WHERE producer = ? AND key = ?"
+        query = (
+            "SELECT digest, position, entry, kind, samples, created_at FROM idempotency WHERE producer = ? AND key = ?"
+        )
         row = connection.execute(query, (producer, key.key)).fetchone()
         if row is None:
             return None
-        digest, position = row
+        digest, position, entry_id, kind, samples, created_at = row
         if digest != key.digest:
             raise Conflict(
                 f"the idempotency key {key.key!r} was used with another body: use a new key", code="key_reused"
             )
-        return _entry(connection.execute(f"{_ENTRY} WHERE position = ?", (position,)).fetchone())
+        return Entry(position, entry_id, EntryKind(kind), producer, samples, b"", created_at)
 
-    def _check_room(self, waiting: Backlog, size: int) -> None:
-        too_large = waiting.batches > 0 and waiting.bytes + size > self._max_bytes
-        if waiting.batches >= self._max_batches or too_large:
-            raise LogFull(self._retry_after, f"{waiting.batches} batches ({waiting.bytes} bytes)")
+    def _check_room(self, connection: sqlite3.Connection, producer: str, size: int) -> None:
+        bounds = self._bounds
+        batches, waiting = _waiting(connection)
+        if batches >= bounds.batches or (batches > 0 and waiting + size > bounds.bytes):
+            raise LogFull(self._retry_after, f"{batches} batches ({waiting} bytes)")
+        batches, waiting = _waiting_of(connection, producer)
+        if batches >= bounds.producer_batches or (batches > 0 and waiting + size > bounds.producer_bytes):
+            held = f"{batches} batches ({waiting} bytes) of {producer!r} wait, as many as of one producer may"
+            raise QuotaExceeded(self._retry_after, held)
 
 
 def _entry(row: tuple[int, str, str, str, int, bytes, float]) -> Entry:
@@ -168,20 +219,66 @@ def _entry(row: tuple[int, str, str, str, int, bytes, float]) -> Entry:
 
 
 def _tail(connection: sqlite3.Connection) -> int:
-    return int(connection.execute("SELECT coalesce(max(position), 0) FROM log").fetchone()[0])
+    """The last position given: rows go, the sequence stays."""
+    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'log'").fetchone()
+    return int(row[0]) if row else 0
 
 
-def _delivered(connection: sqlite3.Connection, position: int) -> tuple[int, int]:
-    """Deliveries up to and with ``position``: how many, and their bytes."""
-    query = "SELECT deliveries, delivered_bytes FROM log WHERE position <= ? ORDER BY position DESC LIMIT 1"
-    batches, size = connection.execute(query, (position,)).fetchone() or (0, 0)
-    return batches, size
+def _consumed(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("SELECT consumed FROM reading").fetchone()[0])
 
 
-def _backlog(connection: sqlite3.Connection) -> Backlog:
-    consumed = connection.execute("SELECT position FROM consumed").fetchone()[0]
-    batches, size = _delivered(connection, _tail(connection))
-    past_batches, past_size = _delivered(connection, consumed)
-    query = "SELECT created_at FROM log WHERE position > ? AND kind = ? ORDER BY position LIMIT 1"
-    oldest = connection.execute(query, (consumed, EntryKind.BATCH)).fetchone()
-    return Backlog(batches - past_batches, size - past_size, oldest[0] if oldest else None)
+def _floor(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("SELECT floor FROM reading").fetchone()[0])
+
+
+def _delivered(connection: sqlite3.Connection, position: int) -> int:
+    """Bytes of the deliveries up to and with ``position``."""
+    query = "SELECT delivered_bytes FROM log WHERE position <= ? ORDER BY position DESC LIMIT 1"
+    row = connection.execute(query, (position,)).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _wait(connection: sqlite3.Connection, producer: str, size: int) -> None:
+    """Count one more delivery that waits."""
+    statement = (
+        "INSERT INTO waiting VALUES (?, 1, ?) "
+        "ON CONFLICT (producer) DO UPDATE SET batches = batches + 1, bytes = bytes + excluded.bytes"
+    )
+    connection.execute(statement, (producer, size))
+
+
+def _waiting(connection: sqlite3.Connection) -> tuple[int, int]:
+    """How many deliveries wait, and their bytes."""
+    batches, size = connection.execute("SELECT total(batches), total(bytes) FROM waiting").fetchone()
+    return int(batches), int(size)
+
+
+def _waiting_of(connection: sqlite3.Connection, producer: str) -> tuple[int, int]:
+    """How many deliveries of one producer wait, and their bytes."""
+    row = connection.execute("SELECT batches, bytes FROM waiting WHERE producer = ?", (producer,)).fetchone()
+    return row or (0, 0)
+
+
+def _consume(position: int, connection: sqlite3.Connection) -> None:
+    consumed = _consumed(connection)
+    query = (
+        "SELECT producer, count(*), sum(bytes) FROM log WHERE position > ? AND position <= ? AND kind = ? "
+        "GROUP BY producer"
+    )
+    for producer, batches, size in connection.execute(query, (consumed, position, EntryKind.BATCH)).fetchall():
+        statement = "UPDATE waiting SET batches = batches - ?, bytes = bytes - ? WHERE producer = ?"
+        connection.execute(statement, (batches, size, producer))
+    connection.execute("DELETE FROM waiting WHERE batches <= 0")
+    connection.execute("UPDATE reading SET consumed = max(consumed, ?)", (position,))
+
+
+def _trim(through: int, keep_bytes: int, connection: sqlite3.Connection) -> int:
+    surplus = _delivered(connection, _tail(connection)) - keep_bytes
+    query = "SELECT min(position) FROM log WHERE delivered_bytes >= ?"
+    last = connection.execute(query, (surplus,)).fetchone()[0] if surplus > 0 else None
+    if last is not None:
+        last = min(last, through, _consumed(connection))  # what waits is nobody's to drop
+        connection.execute("DELETE FROM log WHERE position <= ?", (last,))
+        connection.execute("UPDATE reading SET floor = max(floor, ?)", (last,))
+    return _floor(connection)

@@ -6,9 +6,10 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from weir.errors import Conflict, InvalidInput, NotFound
+from weir.errors import Conflict, NotFound
 from weir.stores.base import Held, HeldFilter, HeldState, QuarantineSize
 from weir.stores.sqlite.database import Database
+from weir.stores.sqlite.pages import number_of
 from weir.stores.verdicts import pack, unpack
 
 SCHEMA = (
@@ -32,8 +33,7 @@ SCHEMA = (
         payload BLOB NOT NULL
     ) STRICT""",
     "CREATE INDEX held_batch ON held (batch)",
-    "CREATE INDEX held_producer ON held (producer)",
-    "CREATE INDEX held_state ON held (state)",
+    "CREATE INDEX held_producer ON held (producer, state)",
     "CREATE INDEX held_age ON held (state, held_at)",
 )
 _FIELDS = (
@@ -68,7 +68,7 @@ class SqliteQuarantine:
         terms = "".join(f" AND {name} = ?" for name in wanted)
         query = f"SELECT number, X'', {_FIELDS} FROM held WHERE number > ?{terms} ORDER BY number LIMIT ?"
         with self._database.read() as connection:
-            rows = connection.execute(query, (_number(after), *wanted.values(), limit + 1)).fetchall()
+            rows = connection.execute(query, (number_of(after), *wanted.values(), limit + 1)).fetchall()
         more = len(rows) > limit
         rows = rows[:limit]
         return [_held(row[1:]) for row in rows], str(rows[-1][0]) if more and rows else None
@@ -107,6 +107,31 @@ class SqliteQuarantine:
             samples, oldest = connection.execute(query, (HeldState.HELD,)).fetchone()
         return QuarantineSize(samples, oldest)
 
+    def held_by(self, producer: str) -> int:
+        """See ``Quarantine.held_by``."""
+        query = "SELECT count(*) FROM held WHERE producer = ? AND state = ?"
+        with self._database.read() as connection:
+            return int(connection.execute(query, (producer, HeldState.HELD)).fetchone()[0])
+
+    def expire(self, before: float, *, by: str, at: float, note: str) -> int:
+        """See ``Quarantine.expire``."""
+        statement = (
+            "UPDATE held SET state = ?, resolved_by = ?, resolved_at = ?, note = ? WHERE state = ? AND held_at < ?"
+        )
+        row = (HeldState.DISCARDED, by, at, note, HeldState.HELD, before)
+        return self._database.write(lambda connection: connection.execute(statement, row).rowcount)
+
+    def drop(self, ids: Sequence[str]) -> int:
+        """See ``Quarantine.drop``; nothing of the samples stays in the database's files."""
+        statement = "DELETE FROM held WHERE id = ?"
+        return self._database.erase(lambda connection: sum(connection.execute(statement, (id,)).rowcount for id in ids))
+
+    def drop_resolved(self, before: float) -> int:
+        """See ``Quarantine.drop_resolved``."""
+        statement = "DELETE FROM held WHERE state IN (?, ?) AND resolved_at < ?"
+        row = (HeldState.RELEASED, HeldState.DISCARDED, before)
+        return self._database.write(lambda connection: connection.execute(statement, row).rowcount)
+
 
 def _row(held: Held) -> tuple[object, ...]:
     """The values of one sample, in the order in which they are inserted."""
@@ -143,11 +168,3 @@ def _find(connection: sqlite3.Connection, id: str) -> Held:
     if row is None:
         raise NotFound("held sample", id)
     return _held(row)
-
-
-def _number(cursor: str | None) -> int:
-    if cursor is None:
-        return 0
-    if not (cursor.isascii() and cursor.isdecimal() and len(cursor) < 19):
-        raise InvalidInput("cursor", cursor, "the cursor that came with the page before")
-    return int(cursor)
