@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
-from weir.stores.base import Audit, Journal, Keys, Log, Quarantine
+from weir.stores.base import Audit, DeadLetters, Durability, Journal, Keys, Log, Quarantine
+from weir.stores.redis import Redis
 from weir.stores.sqlite import Sqlite
+
+# Where the server of this run listens, for the processes that tests start too.
+REDIS_URL = "TESTS_REDIS_URL"
 
 
 class Opened(Protocol):
@@ -27,6 +32,11 @@ class Opened(Protocol):
     def audit(self) -> Audit: ...
     @property
     def keys(self) -> Keys: ...
+    @property
+    def dead_letters(self) -> DeadLetters: ...
+    @property
+    def durability(self) -> Durability: ...
+    def owned(self) -> AbstractContextManager[None]: ...
 
 
 class Opener(Protocol):
@@ -42,17 +52,22 @@ class Opener(Protocol):
         *,
         max_batches: int = 1_000,
         max_bytes: int = 1 << 24,
+        producer_max_batches: int | None = None,
+        producer_max_bytes: int | None = None,
         clock: Callable[[], float] = time.time,
     ) -> AbstractContextManager[Opened]: ...
 
 
-def open_sqlite(
-    place: Path, *, max_batches: int = 1_000, max_bytes: int = 1 << 24, clock: Callable[[], float] = time.time
-) -> AbstractContextManager[Opened]:
-    return Sqlite(place / "weir.db", max_batches=max_batches, max_bytes=max_bytes, clock=clock)
+def open_sqlite(place: Path, **settings: Any) -> AbstractContextManager[Opened]:
+    return Sqlite(place / "weir.db", **settings)
 
 
-BACKENDS: dict[str, Opener] = {"sqlite": open_sqlite}
+def open_redis(place: Path, **settings: Any) -> AbstractContextManager[Opened]:
+    return Redis(os.environ[REDIS_URL], prefix=str(place), **settings)
+
+
+BACKENDS: dict[str, Opener] = {"redis": open_redis, "sqlite": open_sqlite}
+NEEDS = {"redis": [pytest.mark.needs("redis-server")]}
 
 
 class Clock:
@@ -68,7 +83,14 @@ class Clock:
 class Reopen(Protocol):
     """Closes the stores of this test if they are open, and opens them again."""
 
-    def __call__(self, *, max_batches: int = 1_000, max_bytes: int = 1 << 24) -> Opened: ...
+    def __call__(
+        self,
+        *,
+        max_batches: int = 1_000,
+        max_bytes: int = 1 << 24,
+        producer_max_batches: int | None = None,
+        producer_max_bytes: int | None = None,
+    ) -> Opened: ...
 
 
 @pytest.fixture
@@ -76,9 +98,11 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=sorted(BACKENDS))
-def backend(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(params=[pytest.param(name, marks=NEEDS.get(name, ())) for name in sorted(BACKENDS)])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     name: str = request.param
+    if name == "redis":
+        monkeypatch.setenv(REDIS_URL, request.getfixturevalue("redis_server").url)
     return name
 
 
@@ -86,10 +110,9 @@ def backend(request: pytest.FixtureRequest) -> str:
 def reopen(backend: str, tmp_path: Path, clock: Clock) -> Iterator[Reopen]:
     with ExitStack() as opened:
 
-        def again(*, max_batches: int = 1_000, max_bytes: int = 1 << 24) -> Opened:
+        def again(**bounds: Any) -> Opened:
             opened.close()
-            stores = BACKENDS[backend](tmp_path, max_batches=max_batches, max_bytes=max_bytes, clock=clock)
-            return opened.enter_context(stores)
+            return opened.enter_context(BACKENDS[backend](tmp_path, clock=clock, **bounds))
 
         yield again
 

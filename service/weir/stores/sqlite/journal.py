@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import Any
 
 from weir.stores.base import Cursor, Decision, JournalledSample, Lineage
-from weir.stores.sqlite.bell import Bell
+from weir.stores.bell import Bell
 from weir.stores.sqlite.database import Database
 from weir.stores.verdicts import pack, unpack
 from weir.types import SampleRef, SampleVerdict

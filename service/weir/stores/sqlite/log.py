@@ -10,7 +10,7 @@ from functools import partial
 
 from weir.errors import Conflict, LogFull, NotFound, QuotaExceeded
 from weir.stores.base import Backlog, Entry, EntryKind, IdempotencyKey
-from weir.stores.sqlite.bell import Bell
+from weir.stores.bell import Bell
 from weir.stores.sqlite.database import Database
 
 # Each entry carries the bytes of all deliveries up to and with it, so that how much a trim leaves is a difference of

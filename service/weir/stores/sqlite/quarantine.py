@@ -8,8 +8,8 @@ from typing import Any
 
 from weir.errors import Conflict, NotFound
 from weir.stores.base import Held, HeldFilter, HeldState, QuarantineSize
+from weir.stores.pages import number_of
 from weir.stores.sqlite.database import Database
-from weir.stores.sqlite.pages import number_of
 from weir.stores.verdicts import pack, unpack
 
 SCHEMA = (

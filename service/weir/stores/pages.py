@@ -1,4 +1,4 @@
-"""What a page's cursor is: the number of its last row."""
+"""What a page's cursor is: the number of its last thing, in the order of arrival."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from weir.errors import InvalidInput
 
 
 def number_of(cursor: str | None) -> int:
-    """The row after which a page begins; raises InvalidInput for a cursor that no page gave."""
+    """The number after which a page begins; raises InvalidInput for a cursor that no page gave."""
     if cursor is None:
         return 0
     if not (cursor.isascii() and cursor.isdecimal() and len(cursor) < 19):
