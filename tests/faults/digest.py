@@ -15,7 +15,7 @@ from tests.faults.traffic import Acknowledged, content
 
 from weir import codec
 from weir.errors import DamagedCheckpoint
-from weir.stores.base import Cursor, Decision, Entry, EntryKind, Held, HeldFilter, JournalledSample, Stores
+from weir.stores.base import Cursor, DeadLetter, Decision, Entry, EntryKind, Held, HeldFilter, JournalledSample, Stores
 from weir.types import State
 
 PAGE = 500
@@ -31,7 +31,7 @@ class Run:
     decisions: list[Decision]
     lines: dict[str, list[JournalledSample]]
     held: dict[str, Held]
-    letters: dict[str, Any]
+    letters: dict[str, DeadLetter]
     checkpoints: dict[str, tuple[int, dict[str, str]]]
 
     @staticmethod
@@ -151,9 +151,9 @@ def _held(stores: Stores) -> Iterator[Held]:
             return
 
 
-def _letters(stores: Stores) -> Iterator[Any]:
+def _letters(stores: Stores) -> Iterator[DeadLetter]:
     after = None
-    while hasattr(stores, "dead_letters"):
+    while True:
         page, after = stores.dead_letters.page(after, PAGE)
         for letter in page:
             yield stores.dead_letters.get(letter.id)

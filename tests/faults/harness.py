@@ -161,8 +161,12 @@ class Trial:
     def wait_for(self, deliveries: int) -> None:
         """Wait until so many more deliveries are acknowledged."""
         wanted = len(self.traffic.acknowledged) + deliveries
-        self.service.wait(lambda: len(self.traffic.acknowledged) >= wanted, "take deliveries")
-        self.traffic.check()
+
+        def taken() -> bool:
+            self.traffic.check()
+            return len(self.traffic.acknowledged) >= wanted
+
+        self.service.wait(taken, "take deliveries")
 
     def finish(self) -> None:
         """Let the traffic end and the log be learned to its end: a last command closes the step that is not full."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from unittest.mock import patch
@@ -17,7 +18,6 @@ from weir.types import InputSpec, Recipe
 
 CLASSES = 3
 FEATURES = 6
-NOW = 1_700_000_000.0
 
 
 def noisy(inputs: InputSpec) -> nn.Module:
@@ -41,11 +41,12 @@ def samples(n: int, *, seed: int, wrong: float = 0.0) -> tuple[Tensor, Tensor]:
 
 def burned_in(place: Path, environment: Mapping[str, str]) -> None:
     """Make ``place`` a data folder with this model in its first checkpoint, and an empty log."""
+    now = time.time()  # an old checkpoint would be dropped for its age
     recipe = Recipe(f"{__name__}:noisy", InputSpec((FEATURES,), CLASSES, 0.0, 1.0))
     with patch.dict(os.environ, environment):
         settings = config.load(data=place)
     engine = burn_in(recipe, settings.engine(), *samples(120, seed=10), plan=BurnIn(epochs=8, batch=20))
-    engine.set_probe(*samples(300, seed=11), created_at=NOW, source="tests")
+    engine.set_probe(*samples(300, seed=11), created_at=now, source="tests")
     assert engine.unarmed_because is None
     with folder.stores(settings) as stores:
-        initialise(stores, engine, at=NOW)
+        initialise(stores, engine, at=now)

@@ -99,6 +99,8 @@ class Traffic:
                 except httpx.TransportError:
                     self.refused.append((0, "no answer"))
                 else:
+                    if answer.status_code == 500:
+                        raise AssertionError(f"{method} {path} was answered by {answer.text}")
                     if answer.status_code < 429:
                         return answer
                     self.refused.append((answer.status_code, str(answer.json().get("code"))))
