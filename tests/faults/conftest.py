@@ -15,3 +15,10 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("faults") / "template"
     burned_in(place, ENVIRONMENT)
     return place
+
+
+@pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.needs("redis-server"))])
+def store(request: pytest.FixtureRequest) -> str:
+    """The name of a backend."""
+    name: str = request.param
+    return name

@@ -102,7 +102,7 @@ def at_random(count: int, *, seed: int) -> list[Death]:
 def at_points(*, seed: int) -> list[Death]:
     """A death at every named point: at one of its first passings, or at the very first where few go by."""
     chance = random.Random(seed)
-    rare = ("command", "files", "lineage", "release", "checkpoint")
+    rare = ("command", "settle", "files", "lineage", "release", "checkpoint")
     return [AtPoint(p, 1 if p.startswith(rare) else chance.randint(2, 4)) for p in victim.POINTS]
 
 

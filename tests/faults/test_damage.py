@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from tests.faults import harness
 from tests.faults.backends import BACKENDS
 
@@ -31,7 +30,6 @@ DAMAGES = [
 ]
 
 
-@pytest.mark.parametrize("store", BACKENDS)
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(store: str, tmp_path: Path, template: Path) -> None:
     environment = {**harness.ENVIRONMENT, **harness.WITHOUT_VACCINE}
     with BACKENDS[store](tmp_path / "data", template) as backend:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from tests.faults import harness
 from tests.faults.backends import BACKENDS
 
 
-@pytest.mark.parametrize("store", BACKENDS)
 def test_killed_ten_times_at_random_instants(store: str, tmp_path: Path, template: Path) -> None:
     deaths = harness.at_random(10, seed=1)
     with BACKENDS[store](tmp_path / "data", template) as backend:
@@ -19,7 +17,6 @@ def test_killed_ten_times_at_random_instants(store: str, tmp_path: Path, templat
     assert outcome.held > 0
 
 
-@pytest.mark.parametrize("store", BACKENDS)
 def test_killed_once_at_every_named_point(store: str, tmp_path: Path, template: Path) -> None:
     environment = {**harness.ENVIRONMENT, **harness.WITHOUT_VACCINE}
     with BACKENDS[store](tmp_path / "data", template) as backend:

@@ -22,7 +22,7 @@ from weir.core.guard import Guard
 from weir.core.transaction import Transaction
 from weir.stores import disk
 from weir.stores.base import Stores
-from weir.trainer import Trainer, commands
+from weir.trainer import Trainer, commands, course
 from weir.trainer.cutter import Cutter
 
 FIXED: dict[str, tuple[Any, str]] = {
@@ -31,6 +31,7 @@ FIXED: dict[str, tuple[Any, str]] = {
     "guard": (Guard, "judge"),
     "step": (Transaction, "attempt"),
     "command": (commands, "run"),
+    "settle": (course, "settle"),
     "files": (disk, "_write"),  # a checkpoint's files are written, under a name that does not count yet
     "publish": (Trainer, "_published"),
 }
