@@ -131,8 +131,9 @@ class Traffic:
 
     def _operate(self) -> None:
         chance = random.Random(f"{self._seed} operator")
-        for number, command in enumerate(self._commands(chance), 1):
-            while len(self.acknowledged) < number * PER_COMMAND:
+        for command in self._commands(chance):
+            due = len(self.acknowledged) + PER_COMMAND
+            while len(self.acknowledged) < due:
                 if self._finishing.wait(PAUSE):
                     return
             command()
