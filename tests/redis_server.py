@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 DURABLE = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction", "save": ""}
 
@@ -58,7 +60,8 @@ class RedisServer:
     @contextmanager
     def client(self) -> Iterator[redis.Redis]:
         """A plain client, to look at what is there and to change settings."""
-        with redis.Redis(unix_socket_path=str(self.socket)) as client:
+        password = self._settings.get("requirepass")
+        with redis.Redis(unix_socket_path=str(self.socket), password=password, retry=Retry(NoBackoff(), 0)) as client:
             yield client
 
     def _answers(self) -> bool:

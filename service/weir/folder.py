@@ -12,6 +12,7 @@ from weir.config import Settings
 from weir.errors import Conflict, StorageFailed
 from weir.stores.base import Stores
 from weir.stores.disk import CheckpointFolder
+from weir.stores.redis import Redis
 from weir.stores.sqlite import Sqlite
 
 DATABASE = "weir.db"
@@ -39,7 +40,7 @@ def stores(settings: Settings) -> Iterator[Stores]:
             keys=database.keys,
             checkpoints=checkpoints,
             candidates=candidates,
-            durability=database.durability,
+            durability=lambda: database.durability,
             owned=database.owned,
         )
 
@@ -57,14 +58,12 @@ def owned(path: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _database(settings: Settings, folder: Path) -> Sqlite:
-    return Sqlite(
-        folder / DATABASE,
-        max_batches=settings.log_max_batches,
-        max_bytes=settings.log_max_bytes,
-        producer_max_batches=settings.producer_max_batches,
-        producer_max_bytes=settings.producer_max_bytes,
-    )
+def _database(settings: Settings, folder: Path) -> Sqlite | Redis:
+    bounds = {name: getattr(settings, f"log_{name}") for name in ("max_batches", "max_bytes")}
+    bounds |= {name: getattr(settings, name) for name in ("producer_max_batches", "producer_max_bytes")}
+    if settings.redis_url is None:
+        return Sqlite(folder / DATABASE, **bounds)
+    return Redis(settings.redis_url.get_secret_value(), prefix=settings.redis_prefix, **bounds)
 
 
 def _made(path: Path) -> Path:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from weir.stores.base import Audit, DeadLetters, Durability, Journal, Keys, Log, Quarantine
+from weir.stores.base import Audit, DeadLetters, Journal, Keys, Log, Quarantine
 from weir.stores.redis import Redis
 from weir.stores.sqlite import Sqlite
 
@@ -29,14 +29,11 @@ class Opened(Protocol):
     @property
     def quarantine(self) -> Quarantine: ...
     @property
+    def dead_letters(self) -> DeadLetters: ...
+    @property
     def audit(self) -> Audit: ...
     @property
     def keys(self) -> Keys: ...
-    @property
-    def dead_letters(self) -> DeadLetters: ...
-    @property
-    def durability(self) -> Durability: ...
-    def owned(self) -> AbstractContextManager[None]: ...
 
 
 class Opener(Protocol):
@@ -58,12 +55,15 @@ class Opener(Protocol):
     ) -> AbstractContextManager[Opened]: ...
 
 
-def open_sqlite(place: Path, **settings: Any) -> AbstractContextManager[Opened]:
-    return Sqlite(place / "weir.db", **settings)
+BOUNDS = {"max_batches": 1_000, "max_bytes": 1 << 24}
 
 
-def open_redis(place: Path, **settings: Any) -> AbstractContextManager[Opened]:
-    return Redis(os.environ[REDIS_URL], prefix=str(place), **settings)
+def open_sqlite(place: Path, **how: Any) -> AbstractContextManager[Opened]:
+    return Sqlite(place / "weir.db", **(BOUNDS | how))
+
+
+def open_redis(place: Path, **how: Any) -> AbstractContextManager[Opened]:
+    return Redis(os.environ[REDIS_URL], prefix=str(place), **(BOUNDS | how))
 
 
 BACKENDS: dict[str, Opener] = {"redis": open_redis, "sqlite": open_sqlite}
@@ -83,14 +83,7 @@ class Clock:
 class Reopen(Protocol):
     """Closes the stores of this test if they are open, and opens them again."""
 
-    def __call__(
-        self,
-        *,
-        max_batches: int = 1_000,
-        max_bytes: int = 1 << 24,
-        producer_max_batches: int | None = None,
-        producer_max_bytes: int | None = None,
-    ) -> Opened: ...
+    def __call__(self, **bounds: int) -> Opened: ...
 
 
 @pytest.fixture
@@ -110,7 +103,7 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 def reopen(backend: str, tmp_path: Path, clock: Clock) -> Iterator[Reopen]:
     with ExitStack() as opened:
 
-        def again(**bounds: Any) -> Opened:
+        def again(**bounds: int) -> Opened:
             opened.close()
             return opened.enter_context(BACKENDS[backend](tmp_path, clock=clock, **bounds))
 
@@ -135,6 +128,11 @@ def journal(stores: Opened) -> Journal:
 @pytest.fixture
 def quarantine(stores: Opened) -> Quarantine:
     return stores.quarantine
+
+
+@pytest.fixture
+def dead_letters(stores: Opened) -> DeadLetters:
+    return stores.dead_letters
 
 
 @pytest.fixture

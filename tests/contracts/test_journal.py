@@ -120,20 +120,39 @@ def test_the_later_decision_on_a_sample_counts(journal: Journal) -> None:
     assert journal.samples("b_1") == [JournalledSample(0, 1, HELD, False), JournalledSample(1, 2, RELEASED, False)]
 
 
-def test_steps_are_marked_as_rolled_back(journal: Journal) -> None:
-    for number in range(1, 6):
+def test_steps_outside_the_lineage_are_rolled_back(journal: Journal) -> None:
+    for number in range(1, 8):
         journal.record(step(number, refs("b_1", number)))
-    journal.roll_back(2, 3)
-    journal.roll_back(2, 3)
-    journal.roll_back(5, 5)
-    assert [line.rolled_back for line in journal.samples("b_1")] == [False, True, True, False, True]
+
+    def rolled_back() -> list[int]:
+        return [line.step for line in journal.samples("b_1") if line.rolled_back]
+
+    assert rolled_back() == []
+    journal.in_weights([(1, 1), (4, 4)], 5)
+    journal.in_weights([(1, 1), (4, 4)], 5)
+    assert rolled_back() == [2, 3, 5], "what comes after the last step that was ruled on is in the weights"
+    journal.in_weights([(1, 3)], 6)
+    assert rolled_back() == [4, 5, 6], "steps that came back into the weights were still rolled back"
+
+
+def test_what_lies_before_the_floor_is_dropped(journal: Journal) -> None:
+    decisions = [step(number, refs("b_1", number)) for number in range(1, 5)]
+    inside = Decision(step=9, start=Cursor(5, 0), end=Cursor(5, 3), refs=refs("b_5", 0, 1, 2), verdicts=(CLEAN,) * 3)
+    asked = Decision(step=2, start=Cursor(0, 0), end=Cursor(1, 0), command="c_1", result={"mode": "off"})
+    for decision in [asked, *decisions, inside]:
+        journal.record(decision)
+    journal.trim(3)
+    journal.trim(2)
+    assert journal.after(Cursor()) == [*decisions[2:], inside]
+    assert [line.index for line in journal.samples("b_1")] == [3, 4]
+    assert journal.outcome("c_1") is None
 
 
 def test_the_journal_outlives_the_process(stores: Opened, reopen: Reopen) -> None:
     decisions = [step(1, refs("b_1", 0)), step(2, refs("b_1", 1))]
     for decision in decisions:
         stores.journal.record(decision)
-    stores.journal.roll_back(2, 2)
+    stores.journal.in_weights([(1, 1)], 2)
     journal = reopen().journal
     assert journal.after(Cursor()) == decisions
     assert [line.rolled_back for line in journal.samples("b_1")] == [False, True]

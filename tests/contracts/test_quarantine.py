@@ -121,20 +121,20 @@ def test_filters_choose_and_combine(quarantine: Quarantine) -> None:
 def test_a_move_keeps_what_it_does_not_name(quarantine: Quarantine) -> None:
     quarantine.put([held(0)])
     asked = quarantine.move(
-        "b_1:0", HeldState.RELEASING, expect=[HeldState.HELD], by="eve", at=5.0, relabel=0, note="looks fine"
+        "b_1:0", HeldState.RELEASE_VETOED, expect=[HeldState.HELD], by="eve", at=5.0, relabel=0, note="looks fine"
     )
     expected = dataclasses.replace(
-        held(0), state=HeldState.RELEASING, resolved_by="eve", resolved_at=5.0, relabel=0, note="looks fine"
+        held(0), state=HeldState.RELEASE_VETOED, resolved_by="eve", resolved_at=5.0, relabel=0, note="looks fine"
     )
     assert asked == quarantine.get("b_1:0") == expected
-    done = quarantine.move("b_1:0", HeldState.RELEASED, expect=[HeldState.RELEASING])
+    done = quarantine.move("b_1:0", HeldState.RELEASED, expect=[HeldState.RELEASE_VETOED])
     assert done == quarantine.get("b_1:0") == dataclasses.replace(expected, state=HeldState.RELEASED)
 
 
 def test_a_move_from_another_state_is_a_conflict(quarantine: Quarantine) -> None:
     quarantine.put([held(0)])
     with pytest.raises(Conflict, match=r"b_1:0.*held"):
-        quarantine.move("b_1:0", HeldState.RELEASED, expect=[HeldState.RELEASING, HeldState.RELEASE_VETOED], by="eve")
+        quarantine.move("b_1:0", HeldState.RELEASED, expect=[HeldState.RELEASED, HeldState.RELEASE_VETOED], by="eve")
     assert quarantine.get("b_1:0") == held(0)
 
 
@@ -166,3 +166,44 @@ def test_the_quarantine_outlives_the_process(stores: Opened, reopen: Reopen) -> 
     stores.quarantine.put([held(0), held(1)])
     moved = stores.quarantine.move("b_1:0", HeldState.DISCARDED, expect=[HeldState.HELD], by="eve", at=5.0)
     assert reopen().quarantine.page(ANY, None, 10)[0] == [bare(moved), bare(held(1))]
+
+
+def test_held_by_counts_one_producers_held_samples(quarantine: Quarantine) -> None:
+    assert quarantine.held_by("ada") == 0
+    quarantine.put([held(0, producer="ada"), held(1, producer="ada"), held(2, producer="bob")])
+    assert (quarantine.held_by("ada"), quarantine.held_by("bob")) == (2, 1)
+    quarantine.move("b_1:0", HeldState.DISCARDED, expect=[HeldState.HELD])
+    assert (quarantine.held_by("ada"), quarantine.held_by("eve")) == (1, 0)
+
+
+def test_what_is_held_too_long_is_discarded_and_says_so(quarantine: Quarantine) -> None:
+    quarantine.put([held(0), held(1), held(2)])
+    quarantine.move("b_1:0", HeldState.RELEASED, expect=[HeldState.HELD], by="eve", at=5.0)
+    assert quarantine.expire(held(2).held_at, by="weir", at=500.0, note="too long") == 1
+    old = quarantine.get("b_1:1")
+    assert (old.state, old.resolved_by, old.resolved_at, old.note) == (HeldState.DISCARDED, "weir", 500.0, "too long")
+    assert quarantine.get("b_1:0").state is HeldState.RELEASED
+    assert quarantine.get("b_1:2").state is HeldState.HELD
+    assert quarantine.size() == QuarantineSize(1, held(2).held_at)
+    assert quarantine.expire(held(2).held_at, by="weir", at=501.0, note="again") == 0
+
+
+def test_what_was_resolved_long_ago_is_deleted(quarantine: Quarantine) -> None:
+    quarantine.put([held(index) for index in range(4)])
+    quarantine.move("b_1:0", HeldState.RELEASED, expect=[HeldState.HELD], at=10.0)
+    quarantine.move("b_1:1", HeldState.DISCARDED, expect=[HeldState.HELD], at=11.0)
+    quarantine.move("b_1:2", HeldState.DISCARDED, expect=[HeldState.HELD], at=99.0)
+    assert quarantine.drop_resolved(50.0) == 2
+    left, _ = quarantine.page(ANY, None, 10)
+    assert [sample.index for sample in left] == [2, 3]
+
+
+def test_what_is_dropped_is_gone_and_may_be_put_again(quarantine: Quarantine) -> None:
+    quarantine.put([held(0), held(1)])
+    assert quarantine.drop(["b_1:0", "b_9:9"]) == 1
+    assert quarantine.drop([]) == 0
+    with pytest.raises(NotFound):
+        quarantine.get("b_1:0")
+    assert quarantine.size().samples == 1
+    quarantine.put([held(0)])
+    assert quarantine.get("b_1:0") == held(0)

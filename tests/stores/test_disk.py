@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
@@ -17,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from weir.errors import DamagedCheckpoint, InvalidSetting, NotFound, StorageFailed
+from weir.errors import DamagedCheckpoint, InvalidSetting, NotFound, StorageFailed, StorageFull
 from weir.stores.base import CheckpointInfo, Cursor
 from weir.stores.disk import CheckpointFolder
 from weir.types import State
@@ -142,6 +143,44 @@ def test_the_newest_are_kept_and_counting_goes_on(path: Path) -> None:
     assert names(path) == [info.id for info in saved[2:]]
     with pytest.raises(NotFound):
         CheckpointFolder(path).load(saved[0].id)
+
+
+def test_old_ones_go_however_few_there_are_but_for_two(path: Path) -> None:
+    """They are saved at a little over 100 seconds; the clock says when retention looks."""
+    now = [100.0]
+    folder = CheckpointFolder(path, keep=10, keep_seconds=50.0, clock=lambda: now[0])
+    saved = [save(folder, step) for step in (1, 2, 3)]
+    assert names(path) == [info.id for info in saved]
+    now[0] = 200.0
+    saved.append(save(folder, 4))
+    assert names(path) == [info.id for info in saved[-2:]], "the newest two stay, whatever their age"
+
+
+def test_one_that_is_dropped_is_gone(folder: CheckpointFolder, path: Path) -> None:
+    saved = [save(folder, step) for step in (1, 2)]
+    folder.drop(saved[0].id)
+    assert names(path) == [saved[1].id]
+    with pytest.raises(NotFound):
+        folder.drop(saved[0].id)
+
+
+def test_a_full_disk_is_told_from_a_broken_one(
+    folder: CheckpointFolder, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = save(folder)
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def broken(handle: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    for fail, kind in ((full, StorageFull), (broken, StorageFailed)):
+        monkeypatch.setattr("weir.stores.disk.os.fsync", fail)
+        with pytest.raises(StorageFailed) as refused:
+            save(folder)
+        assert type(refused.value) is kind
+    assert names(path) == [saved.id], "half a checkpoint was left"
 
 
 def test_keeping_none_is_refused(path: Path) -> None:

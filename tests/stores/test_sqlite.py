@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from weir.errors import Conflict, StorageFailed
-from weir.stores.base import EntryKind
+from weir.stores.base import DeadLetter, EntryKind, Held
 from weir.stores.sqlite import Sqlite
 from weir.stores.sqlite.database import Database
+from weir.types import Reason, SampleVerdict, Verdict
 
 COUNTER = ("CREATE TABLE counter (writer INTEGER NOT NULL) STRICT",)
 
@@ -189,7 +190,7 @@ def test_another_schema_is_refused_and_left_alone(file: Path) -> None:
         foreign.execute("PRAGMA user_version = 7")
     foreign.close()
     before = file.read_bytes()
-    with pytest.raises(StorageFailed, match=r"weir\.db: expected schema version 1, got 7"):
+    with pytest.raises(StorageFailed, match=r"weir\.db: expected schema version 2, got 7"):
         Sqlite(file)
     assert file.read_bytes() == before
 
@@ -198,7 +199,7 @@ def test_tables_without_a_version_are_not_ours(file: Path) -> None:
     with sqlite3.connect(file) as foreign:
         foreign.execute("CREATE TABLE theirs (x)")
     foreign.close()
-    with pytest.raises(StorageFailed, match="expected schema version 1, got 0"):
+    with pytest.raises(StorageFailed, match="expected schema version 2, got 0"):
         Sqlite(file)
 
 
@@ -250,3 +251,19 @@ def test_an_entry_from_another_process_is_seen_when_the_wait_ends(file: Path) ->
         waiting = pool.submit(waits.log.wait, 0, 0.2)
         writes.log.append(EntryKind.MODE, "root", b"{}")
         assert waiting.result(10.0)
+
+
+def test_what_is_erased_is_in_no_file_any_more(tmp_path: Path) -> None:
+    """Deleted and replaced rows would stay in free pages and in the write-ahead file."""
+    secret = b"a very particular secret " * 400  # more than a page
+    with Sqlite(tmp_path / "weir.db") as stores:
+        entry, _ = stores.log.append(EntryKind.BATCH, "ada", b"L" + secret, samples=1)
+        verdict = SampleVerdict(Verdict.QUARANTINE, Reason.SAMPLE)
+        stores.quarantine.put([Held("b_1", 0, "ada", 0, 1, verdict, b"Q" + secret, 1.0)])
+        stores.dead_letters.put(DeadLetter("b_1", 0, 1, "ada", 1, "no", b"D" + secret, 1.0))
+        assert any(b"particular" in file.read_bytes() for file in tmp_path.iterdir())
+        stores.log.rewrite(entry.id, b"nothing")
+        stores.quarantine.drop(["b_1:0"])
+        stores.dead_letters.drop(["b_1:0"])
+        for file in tmp_path.iterdir():
+            assert b"particular" not in file.read_bytes(), file

@@ -23,7 +23,7 @@ from weir.core import (
     LearnerConfig,
     burn_in,
 )
-from weir.stores.base import CheckpointInfo, Cursor, Decision, Entry, EntryKind, Held, HeldFilter, Stores
+from weir.stores.base import CheckpointInfo, Cursor, Decision, Durability, Entry, EntryKind, Held, HeldFilter, Stores
 from weir.stores.disk import CheckpointFolder
 from weir.stores.sqlite import Sqlite
 from weir.trainer import Trainer, TrainerConfig, initialise
@@ -200,7 +200,7 @@ def street(place: Path, trained: State) -> Iterator[Open]:
                     keys=database.keys,
                     checkpoints=CheckpointFolder(folder / "checkpoints", keep),
                     candidates=CheckpointFolder(folder / "candidates", keep),
-                    durability=database.durability,
+                    durability=Durability,
                     owned=database.owned,
                 )
             )

@@ -12,7 +12,7 @@ from torch import Tensor
 from weir import codec
 from weir.core import GateConfig, GuardConfig, LearnerConfig
 from weir.core.engine import Engine
-from weir.stores.base import CheckpointInfo, Cursor, EntryKind, Held, HeldState
+from weir.stores.base import CheckpointInfo, Cursor, EntryKind, Held, HeldState, Journal
 from weir.trainer import Trainer
 from weir.types import Batch, GuardMode, ProbeInfo, Reason, SampleRef, SampleVerdict, State, Step, Verdict
 
@@ -135,6 +135,70 @@ class TestRollback:
         assert not any(line.rolled_back for line in found)
         steps = [decision.step for decision in house.decisions]
         assert steps == list(range(1, len(steps) + 1))
+
+    def test_what_was_released_into_weights_that_are_gone_is_held_again(self, house: House, stream: Stream) -> None:
+        house.post(*stream)
+        house.drain()
+        early, late = house.held[:2]
+        house.order(EntryKind.RELEASE, ids=[early.id], label=None, force=False, note=None)
+        house.drain()
+        target = house.newest[0]
+        house.order(EntryKind.RELEASE, ids=[late.id], label=None, force=False, note=None)
+        house.drain()
+        house.order(EntryKind.ROLLBACK, checkpoint=target.id)
+        house.drain()
+        get = house.stores.quarantine.get
+        assert (get(early.id).state, get(late.id).state) == (HeldState.RELEASED, HeldState.HELD)
+        again = house.order(EntryKind.RELEASE, ids=[late.id], label=None, force=False, note=None)
+        house.drain()
+        assert house.outcome(again)["state"] == "released"
+
+    def test_a_rollback_of_a_rollback_brings_back_what_that_undid(self, house: House, stream: Stream) -> None:
+        x, y = stream
+        batches, checkpoints = [], []
+        for at in range(0, 120, 40):
+            batches += house.post(x[at : at + 40], y[at : at + 40])
+            house.drain()
+            checkpoints.append(house.newest[0])
+
+        def undone() -> list[bool]:
+            return [any(line.rolled_back for line in house.stores.journal.samples(batch.id)) for batch in batches]
+
+        house.order(EntryKind.ROLLBACK, checkpoint=checkpoints[0].id)
+        batches += house.post(x[120:160], y[120:160])
+        house.drain()
+        assert undone() == [False, True, True, False]
+        house.order(EntryKind.ROLLBACK, checkpoint=checkpoints[1].id)
+        house.drain()
+        assert undone() == [False, False, True, True]
+
+    @pytest.mark.parametrize("written", [False, True])
+    def test_one_that_was_cut_off_after_its_checkpoint_still_has_its_answer(
+        self, house: House, stream: Stream, written: bool
+    ) -> None:
+        """The checkpoint's cursor is after the command: nobody comes to it again."""
+        house.post(*stream)
+        house.drain()
+        entry = house.order(EntryKind.ROLLBACK, checkpoint="00000001-0")
+        real = house.stores.journal
+
+        class Dies:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(real, name)
+
+            def record(self, decision: Any) -> None:
+                if written:
+                    real.record(decision)
+                raise SystemError("the power went out")
+
+        journal: Journal = Dies()
+        assert house.drain(stores=replace(house.stores, journal=journal)).status.failure is not None
+        trainer = house.drain()
+        given = house.outcome(entry)
+        assert (given["restored"], given["steps"]) == ("00000001-0", 12)
+        assert given["checkpoint"] in {info.id for info in house.stores.checkpoints.all()}
+        assert trainer.status.rollbacks == 1
+        assert [d.command for d in house.decisions].count(entry.id) == 1
 
     def test_a_rollback_to_where_it_stands_undoes_no_step(self, house: House, stream: Stream) -> None:
         house.post(*stream)

@@ -15,7 +15,7 @@ from weir.stores.base import Cursor, Entry, EntryKind
 from weir.stores.sqlite import Sqlite
 from weir.stores.sqlite.log import SqliteLog
 from weir.trainer import cutter as module
-from weir.trainer.cutter import CommandCut, Cutter, StepCut
+from weir.trainer.cutter import BrokenCut, CommandCut, Cut, Cutter, StepCut
 from weir.types import Batch, SampleRef
 
 
@@ -47,19 +47,19 @@ def producer(log: SqliteLog) -> Producer:
     return Producer(log)
 
 
-def cut_all(cutter: Cutter) -> list[StepCut | CommandCut]:
+def cut_all(cutter: Cutter) -> list[Cut]:
     cuts = []
     while (cut := cutter.cut(partial=True)) is not None:
         cuts.append(cut)
     return cuts
 
 
-def step(cut: StepCut | CommandCut | None) -> StepCut:
+def step(cut: Cut | None) -> StepCut:
     assert isinstance(cut, StepCut)
     return cut
 
 
-def numbers(cut: StepCut | CommandCut | None) -> list[int]:
+def numbers(cut: Cut | None) -> list[int]:
     x: Tensor = step(cut).x
     return [int(value) for value in x.flatten()]
 
@@ -188,3 +188,61 @@ def test_a_long_backlog_is_read_piece_by_piece(
     assert sum(reads) <= 3
     assert cutter.read == 2
     assert max(reads) <= module.MOST_ENTRIES
+
+
+def test_samples_that_are_refused_are_passed_over_as_if_they_had_never_come(log: SqliteLog, producer: Producer) -> None:
+    """Step boundaries, cursors and what is passed over whole: as without them."""
+    producer.post(5)
+    producer.post(3, by="eve")
+    producer.post(6)
+    cutter = Cutter(log, step_size=4, keep=lambda entry, index: entry.producer != "eve" and (index != 0))
+    cuts = [step(cut) for cut in cut_all(cutter)]
+    assert [numbers(cut) for cut in cuts] == [[1, 2, 3, 4], [9, 10, 11, 12], [13]]
+    assert [cut.end for cut in cuts] == [Cursor(1), Cursor(2, 5), Cursor(3)]
+    assert [ref.index for ref in cuts[1].refs] == [1, 2, 3, 4]
+
+
+def test_a_cut_can_be_of_one_batch_alone(log: SqliteLog, producer: Producer) -> None:
+    for size in (2, 3, 6):
+        producer.post(size)
+    cutter = Cutter(log, step_size=4)
+    sizes = [len(step(cutter.cut(partial=False, single=True)).y) for _ in range(4)]
+    assert sizes == [2, 3, 4, 2]
+
+
+def test_nothing_is_cut_past_an_end(log: SqliteLog, producer: Producer) -> None:
+    for _ in range(3):
+        producer.post(3)
+    cutter = Cutter(log, step_size=4)
+    assert numbers(cutter.cut(partial=False, end=2)) == [0, 1, 2, 3]
+    assert cutter.cut(partial=False, end=2) is None
+    assert numbers(cutter.cut(partial=True, end=2)) == [4, 5]
+    assert cutter.cut(partial=True, end=2) is None
+    assert numbers(cutter.cut(partial=True)) == [6, 7, 8]
+
+
+def test_erased_samples_are_passed_over_and_the_others_keep_their_indices(log: SqliteLog, producer: Producer) -> None:
+    first, second = producer.post(4, ids=True), producer.post(4, ids=True)
+    log.rewrite(first.id, codec.without(first.payload, [0, 2]))
+    log.rewrite(second.id, codec.without(second.payload, range(4)))
+    producer.post(1)
+    cuts = [step(cut) for cut in cut_all(Cutter(log, step_size=4))]
+    assert [numbers(cut) for cut in cuts] == [[1, 3, 8]]
+    assert [ref.index for ref in cuts[0].refs] == [1, 3, 0]
+    assert cuts[0].ids == ("s1", "s3", None)
+    on_record = Cutter(log, step_size=4).cut(partial=True, until=Cursor(1, 3))
+    assert (numbers(on_record), step(on_record).end) == ([1, 3], Cursor(1, 3))
+    gone = Cutter(log, step_size=4)
+    gone.seek(Cursor(1))
+    nothing = step(gone.cut(partial=True, until=Cursor(1, 3)))
+    assert (nothing.refs, nothing.end) == ((), Cursor(1, 3))
+
+
+def test_a_payload_that_cannot_be_read_is_a_cut_of_its_own(log: SqliteLog, producer: Producer) -> None:
+    producer.post(3)
+    broken, _ = log.append(EntryKind.BATCH, "eve", b"no batch", samples=2)
+    producer.post(3)
+    first, second, third = cut_all(Cutter(log, step_size=4))
+    assert (numbers(first), numbers(third)) == ([0, 1, 2], [3, 4, 5])
+    assert isinstance(second, BrokenCut)
+    assert (second.entry, second.start, second.end) == (broken, Cursor(1), Cursor(2))

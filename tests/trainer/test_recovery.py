@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -254,6 +255,19 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
     assert trainer.status.step == 10
     house.drain()
     assert house.bits == straight.bits
+
+
+def test_another_environment_is_said(
+    open_house: Open, stream: Stream, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    house = open_house()
+    house.drain()
+    with caplog.at_level(logging.WARNING):
+        house.trainer()
+        assert not caplog.records
+        monkeypatch.setattr("weir.trainer.saved.torch.get_num_threads", lambda: 7)
+        house.trainer()
+    assert "threads was 1, is 7" in caplog.text
 
 
 def test_the_ring_goes_on_where_it_was(open_house: Open, stream: Stream) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -57,10 +57,15 @@ def protection(rows: Sequence[Row], path: Path) -> None:
     figure = Figure(figsize=(7, 5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
+    dots: dict[str, tuple[float, float]] = {}
     for guard in GUARDS:
         mine = [row for row in rows if row["guard"] == guard and _place(row) in fullest]
-        if {_place(row) for row in mine} == fullest:
-            _dot(axes, guard, mine)
+        at = _dot(mine) if {_place(row) for row in mine} == fullest else None
+        if at is not None:
+            axes.scatter(*at, color=PENS.get(guard, GREY), marker="x" if GUARDS[guard].dummy else "o")
+            dots[guard] = at
+    for at, names in _crowds(dots):
+        axes.annotate(names, at, xytext=(5, 4), textcoords="offset points", fontsize=8)
     axes.set_xlabel("plasticity: gain without the attack / unguarded gain")
     axes.set_ylabel("points lost to attacks that bite (down is better)")
     axes.margins(x=0.2, y=0.1)
@@ -68,6 +73,7 @@ def protection(rows: Sequence[Row], path: Path) -> None:
     figure.savefig(path, dpi=100)
 
 
+CROWD = (0.05, 0.5)  # closer than this in plasticity and points, two dots have one label
 PICTURES = {"accuracy": accuracies, "roc": curves, "protection": protection}
 
 
@@ -75,13 +81,25 @@ def _place(row: Row) -> str:
     return json.dumps([row["scenario"], row["terms"]], sort_keys=True)
 
 
-def _dot(axes: Axes, guard: str, mine: Sequence[Row]) -> None:
+def _dot(mine: Sequence[Row]) -> tuple[float, float] | None:
+    """Mean plasticity and mean points lost, or None where no attack bites or there is nothing to learn."""
     costs = [row["accuracy_reference"] - row["accuracy_after_trigger"] for row in mine if row["attack_bites"]]
     learned = [row["plasticity_ratio"] for row in mine if row["unguarded_gain"] >= ROOM]
-    if costs and learned:
-        at = (statistics.fmean(learned), 100 * statistics.fmean(costs))
-        axes.scatter(*at, color=PENS.get(guard, GREY), marker="x" if GUARDS[guard].dummy else "o")
-        axes.annotate(guard, at, xytext=(5, 4), textcoords="offset points", fontsize=8)
+    return (statistics.fmean(learned), 100 * statistics.fmean(costs)) if costs and learned else None
+
+
+def _crowds(dots: Mapping[str, tuple[float, float]]) -> list[tuple[tuple[float, float], str]]:
+    """Where to write which names: dots that would share their labels' place share one label."""
+    crowds: dict[tuple[float, float], list[str]] = {}
+    for guard, (right, up) in dots.items():
+        near = (at for at in crowds if abs(at[0] - right) < CROWD[0] and abs(at[1] - up) < CROWD[1])
+        crowds.setdefault(next(near, (right, up)), []).append(guard)
+    return [(at, ", ".join(names) if len(names) < 4 else _short(names)) for at, names in crowds.items()]
+
+
+def _short(names: list[str]) -> str:
+    first = "weir" if "weir" in names else names[0]
+    return f"{first} and {len(names) - 1} more"
 
 
 def _accuracy(axes: Axes, table: Table) -> None:

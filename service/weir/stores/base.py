@@ -444,8 +444,9 @@ class Durability:
 class Stores:
     """One of each, as the service uses them together.
 
-    ``candidates`` are the results of replays that are not published: never resumed from. ``owned()`` is a context in
-    which this process is the only learner of the log; it raises Conflict while another one is.
+    ``candidates`` are the results of replays that are not published: never resumed from. ``durability()`` is what an
+    acknowledgement is worth now. ``owned()`` is a context in which this process is the only learner of the log; it
+    raises Conflict while another one is.
     """
 
     log: Log
@@ -456,5 +457,5 @@ class Stores:
     keys: Keys
     checkpoints: Checkpoints
     candidates: Checkpoints
-    durability: Durability
+    durability: Callable[[], Durability]
     owned: Callable[[], AbstractContextManager[None]]

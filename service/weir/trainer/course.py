@@ -13,7 +13,7 @@ from weir.errors import DamagedCheckpoint, NotReady
 from weir.stores.base import CheckpointInfo, Cursor, DeadLetter, Decision, Held, Lineage, Stores
 from weir.trainer import commands
 from weir.trainer.commands import Outcome, Unprocessable
-from weir.trainer.cutter import BrokenCut, CommandCut, Cutter, StepCut
+from weir.trainer.cutter import BrokenCut, CommandCut, Cut, Cutter, StepCut
 from weir.trainer.rerun import NewEngine, on_record
 from weir.trainer.saved import Answer, Saved, compare_environment, extended
 from weir.trainer.settlement import settle
@@ -21,8 +21,9 @@ from weir.trainer.upkeep import Retention, keep_house
 from weir.types import Batch, Reason, SampleRef, SampleVerdict, State, Step, StepReport, Verdict
 
 logger = logging.getLogger("weir.trainer")
-Cut = StepCut | CommandCut | BrokenCut
-MOST_IN_A_ROW = 3  # given up without anything learned in between: then it is the engine that fails, not what it is given
+MOST_IN_A_ROW = (
+    3  # given up without anything learned in between: then it is the engine that fails, not what it is given
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -59,6 +59,9 @@ class BrokenCut:
     error: Exception
 
 
+Cut = StepCut | CommandCut | BrokenCut
+
+
 @dataclass(slots=True)
 class _Pending:
     """An entry read from the log: its samples that take part, their indices, and how many of them have been cut."""
@@ -120,7 +123,7 @@ class Cutter:
 
     def cut(
         self, *, partial: bool, until: Cursor | None = None, end: int | None = None, single: bool = False
-    ) -> StepCut | CommandCut | BrokenCut | None:
+    ) -> Cut | None:
         """Cut the next command, or up to ``step_size`` samples (fewer only when ``partial``), none past ``end``.
 
         With ``until`` it is all samples up to there, however many a step has now: a cut that is on record stands.
@@ -168,13 +171,13 @@ class Cutter:
             batch, indices = codec.load_kept(entry.payload)
         except Exception as error:  # whatever is wrong with the bytes, they make no batch
             return _Pending(entry, error=error)
-        if self._keep is not None:
-            rows = [row for row, index in enumerate(indices) if self._keep(entry, index)]
-            if len(rows) < len(indices):
-                ids = None if batch.ids is None else tuple(batch.ids[row] for row in rows)
-                batch, indices = Batch(batch.x[rows], batch.y[rows], ids), [indices[row] for row in rows]
         begun = self.cursor.offset if entry.position == self.cursor.position + 1 else 0
-        return _Pending(entry, batch, indices, bisect_left(indices, begun))
+        done = bisect_left(indices, begun)
+        if self._keep is not None:
+            rows = [row for row in range(done, len(indices)) if self._keep(entry, indices[row])]
+            ids = None if batch.ids is None else tuple(batch.ids[row] for row in rows)
+            batch, indices, done = Batch(batch.x[rows], batch.y[rows], ids), [indices[row] for row in rows], 0
+        return _Pending(entry, batch, indices, done)
 
     def _pass_over_the_empty(self) -> None:
         while self._pending and not self._pending[0].alone and not self._pending[0].left:

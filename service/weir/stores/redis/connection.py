@@ -31,6 +31,14 @@ PAGE = 500
 """How many things one call reads, or one script changes: others wait meanwhile."""
 
 
+ONCE = f"""
+local once = KEYS[#KEYS]
+local function repeated() return redis.call('EXISTS', once) == 1 end
+local function remember() redis.call('SET', once, '', 'PX', {_ONCE_MILLISECONDS}) end
+"""
+"""Lua for a write that would count twice: its last key names the call, and tells a second try from a second call."""
+
+
 class Script:
     """A Lua script, known to the server by its SHA-1.
 
@@ -157,27 +165,23 @@ class Server:
         self._pool.disconnect()
 
     def _attempt(self, job: Callable[[], T]) -> T:
-        if self._closed:
-            raise StorageFailed(f"{self._address}: it was closed: open it again")
         try:
+            self._check_open()
             return job()
         except RedisError as error:
             if not failures.is_lost_connection(error):
                 raise self.failure(error) from error
         try:
+            self._check_open()
             return job()
         except RedisError as error:
             raise self.failure(error) from error
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StorageFailed(f"{self._address}: it was closed: open it again")
 
     def _connected(self, connection: Any) -> None:
         connection.on_connect()
         with self._counting:
             self._connects += 1
-
-
-ONCE = f"""
-local once = KEYS[#KEYS]
-local function repeated() return redis.call('EXISTS', once) == 1 end
-local function remember() redis.call('SET', once, '', 'PX', {_ONCE_MILLISECONDS}) end
-"""
-"""Lua for a write that would count twice: its last key names the call, and tells a second try from a second call."""
