@@ -106,12 +106,11 @@ def _letters(stores: Stores, target: Target) -> Iterator[str]:
     while True:
         page, after = stores.dead_letters.page(after, LINES)
         # A letter goes whole: its samples were never learned, and nobody can be asked for the others.
-        yield from (
-            letter.id for letter in page if target.covers(letter.producer, letter.batch) and _in(target, letter)
-        )
+        yield from (letter.id for letter in page if _covers(target, letter))
         if after is None:
             return
 
 
-def _in(target: Target, letter: DeadLetter) -> bool:
-    return target.index is None or letter.first <= target.index < letter.first + letter.samples
+def _covers(target: Target, letter: DeadLetter) -> bool:
+    within = target.index is None or letter.first <= target.index < letter.first + letter.samples
+    return within and target.covers(letter.producer, letter.batch)
