@@ -19,6 +19,7 @@ from tests.faults.service import Service
 from tests.faults.traffic import Traffic
 
 STEP = 20
+LONGEST = 150.0  # seconds for all deaths of one run: before pytest gives up on it and leaves its processes behind
 ENVIRONMENT = {
     "WEIR_THREADS": "1",
     "WEIR_STEP_SIZE": str(STEP),
@@ -222,11 +223,19 @@ class Trial:
 
 
 def run(
-    backend: Backend, log: Path, deaths: Sequence[Death], *, seed: int, environment: Mapping[str, str] = ENVIRONMENT
+    backend: Backend,
+    log: Path,
+    deaths: Sequence[Death],
+    *,
+    seed: int,
+    environment: Mapping[str, str] = ENVIRONMENT,
+    seconds: float = LONGEST,
 ) -> Outcome:
     """Let a service die these deaths under traffic, bring it to its end, and compare that with a straight run."""
+    deadline = time.monotonic() + seconds
     with Trial(backend, log, seed=seed, environment=environment) as trial:
-        for death in deaths:
+        for number, death in enumerate(deaths):
+            assert time.monotonic() < deadline, f"only {number} deaths in {seconds:g} s\n{trial.service.tail}"
             trial.die(death)
         trial.serve()
         trial.finish()
