@@ -49,13 +49,16 @@ class Forked:
 class Service:
     """``weir serve`` with these variables in its environment; ``log`` collects what all of its lives wrote.
 
+    Whoever waits for it calls ``check`` all the while, which may raise.
+
     Use it in a ``with``, or close it: no process of it is left.
     """
 
-    def __init__(self, environment: Mapping[str, str], log: Path) -> None:
+    def __init__(self, environment: Mapping[str, str], log: Path, *, check: Callable[[], None] = lambda: None) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         self._environment = {**os.environ, "WEIR_PORT": "0", **environment}
         self._log = log
+        self._check = check
         self._began = 0  # where in the log this life begins
         self._running: Process | None = None
         self.address: str | None = None  # while it listens; another one in each life
@@ -82,6 +85,7 @@ class Service:
         """Wait until something happened; the failure to do so shows the log."""
         deadline = time.monotonic() + seconds
         while not happened():
+            self._check()
             if time.monotonic() > deadline:
                 raise AssertionError(f"the service did not {what} within {seconds:g} s\n{self.tail}")
             time.sleep(0.01)
