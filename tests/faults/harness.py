@@ -111,7 +111,7 @@ def mixed(count: int, *, seed: int) -> list[Death]:
     """Deaths at random instants and, as many, at points drawn at random."""
     chance = random.Random(seed)
     points = chance.choices(victim.POINTS, k=count // 2)
-    named: list[Death] = [AtPoint(p, chance.randint(1, 2 if p.startswith(RARE) else 12)) for p in points]
+    named: list[Death] = [AtPoint(p, 1 if p.startswith(RARE) else chance.randint(1, 12)) for p in points]
     deaths = [*at_random(count - len(named), seed=seed), *named]
     chance.shuffle(deaths)
     return deaths

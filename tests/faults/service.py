@@ -145,6 +145,7 @@ class Service:
 
     def close(self) -> None:
         """Leave no process behind."""
+        self._check = lambda: None  # what went wrong has been told by now
         if self._running is not None and self.exit is None:
             self.kill()
 
