@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 import yaml
@@ -27,6 +27,7 @@ from weir.metrics import Metrics
 from weir.stores.base import Role
 from weir.types import GateReport, GuardMode
 
+Live: TypeAlias = tuple[stage.Prometheus, Service]
 BOARDS = {board["uid"]: board for board in check.boards()}
 PANELS = [(uid, panel) for uid, board in BOARDS.items() for panel in board["panels"] if panel["type"] != "row"]
 SHOWN = [(uid, panel) for uid, panel in PANELS if panel["type"] != "text"]
@@ -110,7 +111,7 @@ def test_a_panel_asks_for_metrics_that_weir_has() -> None:
 
 
 @pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[stage.Prometheus, Service]]:
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """A guarded service that has been attacked, rolled back, and watched by Prometheus all the time."""
     base = tmp_path_factory.mktemp("live")
     with (
@@ -138,13 +139,13 @@ def admin_key(data: Path) -> str:
 
 
 @pytest.mark.needs("prometheus")
-def test_every_question_has_an_answer_after_an_attack(live: tuple[stage.Prometheus, Service]) -> None:
+def test_every_question_has_an_answer_after_an_attack(live: Live) -> None:
     prometheus, _ = live
     assert list(check.faults(prometheus.url)) == []
 
 
 @pytest.mark.needs("prometheus")
-def test_an_attack_raises_the_alerts_that_it_should(live: tuple[stage.Prometheus, Service]) -> None:
+def test_an_attack_raises_the_alerts_that_it_should(live: Live) -> None:
     prometheus, _ = live
     firing = prometheus.wait('ALERTS{alertname="WeirBatchHeld", alertstate="firing"}')
     assert {series["metric"]["severity"] for series in firing} == {"warning"}
@@ -155,7 +156,7 @@ def test_an_attack_raises_the_alerts_that_it_should(live: tuple[stage.Prometheus
 
 
 @pytest.mark.needs("prometheus")
-def test_prometheus_shows_what_the_service_says(live: tuple[stage.Prometheus, Service]) -> None:
+def test_prometheus_shows_what_the_service_says(live: Live) -> None:
     prometheus, service = live
     time.sleep(2 * stage.SCRAPE_SECONDS)
     told = service.gauges()
@@ -165,9 +166,7 @@ def test_prometheus_shows_what_the_service_says(live: tuple[stage.Prometheus, Se
 
 
 @pytest.mark.needs("prometheus")
-def test_the_check_tells_what_has_no_answer(
-    live: tuple[stage.Prometheus, Service], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_check_tells_what_has_no_answer(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     prometheus, _ = live
     wrong = {"title": "t", "type": "stat", "targets": [{"expr": "sum("}, {"expr": "weir_nought"}, {"expr": "0/0"}]}
     monkeypatch.setattr(check, "boards", lambda: [{"title": "b", "panels": [wrong], "templating": {"list": []}}])
