@@ -182,7 +182,9 @@ def board(
             made.annotation(event)
     if producers:
         known = f"label_values(weir_producer_seen_samples{{{HERE}}}, producer)"
-        made.with_variable(_choice("producer", "Producer", known).multi(multi=True).include_all(include_all=True))
+        made.with_variable(
+            _choice("producer", "Producer", known).multi(multi=True).include_all(include_all=True).all_value(".*")
+        )
     for other, title in BOARDS.items():
         if other != uid:
             made.link(to_board(other, title))
