@@ -39,7 +39,11 @@ _ABOUT = """An online-learning service that guards what it learns from.
 
 Producers send batches of labelled samples; the guard accepts, corrects or quarantines each sample before the model
 learns from it; people review the quarantine. Times are Unix seconds, losses and discrepancies are in nats, and null
-means "not there yet", never zero. Failures are `application/problem+json` with a stable `code`.
+means "not there yet", never zero. Failures are `application/problem+json` with a stable `code`; 429, 503 and 507 come
+with `Retry-After` and are worth another try, for a batch under the same `Idempotency-Key`.
+
+What people ask of the learner (release, rollback, replay, erase ...) is a command in the log, audited, and carried out
+at its turn: 202 when that takes longer than a request may. What answers or erases many is a dry run unless told.
 
 Without any API key the service listens on this machine only, grants every role, and takes the producer from the
 header `X-Weir-Producer`."""

@@ -101,7 +101,7 @@ async def send_batch(
         raise InvalidInput("wait", wait, f"seconds from 0 to {limits.max_wait_seconds:g}")
     body = await bodies.read(request, limits.max_body_bytes, limits.body_seconds)
     content_type = request.headers.get("content-type", "")
-    entry, new = await run_in_threadpool(_append, service, who, content_type, body, idempotency_key)
+    entry, new, accepted = await run_in_threadpool(_append, service, who, content_type, body, idempotency_key)
     response.headers["Location"] = f"{router.prefix}/{entry.id}"
     if not new:
         response.headers["Idempotency-Replayed"] = "true"
@@ -111,7 +111,7 @@ async def send_batch(
         if not view.counts.pending:
             response.status_code = 200
             return view
-    return Accepted(id=entry.id, samples=entry.samples, durability=service.durability)
+    return accepted
 
 
 @router.get("/{id}", dependencies=[Depends(FOLLOW)], responses=responses(404))
@@ -125,16 +125,20 @@ def read_batch(id: str, service: App, who: Caller) -> BatchView:
     return _view(service, entry, who)
 
 
-def _append(service: Service, who: Identity, content_type: str, body: bytes, key: str | None) -> tuple[Entry, bool]:
+def _append(
+    service: Service, who: Identity, content_type: str, body: bytes, key: str | None
+) -> tuple[Entry, bool, Accepted]:
+    """The log entry of a delivery, whether it is new, and the acknowledgement."""
     service.admission.check(who.name)
     spec = service.published.recipe.inputs
     batch = codec.decode(content_type, body, spec, max_samples=service.limits.max_samples)
     named = None if key is None else IdempotencyKey(_checked(key), hashlib.sha256(body).hexdigest())
     payload = codec.encode(batch)
     try:
-        return service.stores.log.append(EntryKind.BATCH, who.name, payload, samples=len(batch), key=named)
+        entry, new = service.stores.log.append(EntryKind.BATCH, who.name, payload, samples=len(batch), key=named)
     except Conflict:
         raise InvalidInput("Idempotency-Key", repr(key), "a new key for a new body", code="key_reused") from None
+    return entry, new, Accepted(id=entry.id, samples=entry.samples, durability=service.durability())
 
 
 def _checked(key: str) -> str:

@@ -53,7 +53,7 @@ async def outcome(
     result = await run_sync(service.stores.journal.outcome, entry.id)
     if result is None:
         response.status_code = 202
-        return Queued(id=entry.id, durability=service.durability)
+        return Queued(id=entry.id, durability=await run_sync(service.durability))
     if "error" in result:
         raise CommandFailed(result["error"])
     return view(result)

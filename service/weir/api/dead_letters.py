@@ -57,8 +57,8 @@ def retry(id: str, response: Response, service: App, who: Caller) -> Retried:
     entry, _ = service.stores.log.append(
         EntryKind.BATCH, letter.producer, letter.payload, samples=letter.samples, key=key
     )
-    letters.retried(id, entry.id)
     commands.audit(service, who, "retry", id, batch=entry.id)
+    letters.retried(id, entry.id)  # last: what broke off before is done again, and sent once all the same
     response.headers["Location"] = f"/v1/batches/{entry.id}"
     return Retried(id=id, batch=entry.id, samples=letter.samples)
 

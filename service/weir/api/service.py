@@ -104,9 +104,8 @@ class Service:
         object.__setattr__(self, "waiters", anyio.CapacityLimiter(self.limits.waiters))
         object.__setattr__(self, "predictors", anyio.CapacityLimiter(self.limits.predictors))
 
-    @property
     def durability(self) -> DurabilityName:
-        """What an acknowledgement is worth, in one word."""
+        """What an acknowledgement is worth now, in one word; blocks."""
         return "relaxed" if self.stores.durability().relaxed_because else "durable"
 
     @property
