@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -114,6 +115,13 @@ class Service:
     def exit(self) -> int | None:
         """Its exit status, None while it lives."""
         return self._running.poll() if self._running else None
+
+    @property
+    def memory(self) -> int:
+        """Bytes of its resident memory."""
+        assert self._running is not None
+        pages = int(Path(f"/proc/{self._running.pid}/statm").read_text().split()[1])
+        return pages * resource.getpagesize()
 
     @property
     def told(self) -> str:
