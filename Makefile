@@ -7,7 +7,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check soak throughput clean
+.PHONY: help demo test check soak pressure throughput clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,10 @@ check: $(READY) ## format, lint, types and import layers
 
 soak: $(READY) ## kill the service over and over on both stores, compare with a straight run (KILLS=n, SEED=n)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.soak --kills $(KILLS) --seed $(SEED)
+	@$(BIN)/python -m tests.faults.table
+
+pressure: $(READY) ## producers at twice the learner's speed for a minute, on both stores
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.pressure
 	@$(BIN)/python -m tests.faults.table
 
 throughput: $(READY) ## what durable appends cost on this disk

@@ -1,13 +1,12 @@
 """Producers at twice the learner's speed: nothing acknowledged is lost, the memory is bounded, predictions go on.
 
-``python -m tests.faults.pressure --seconds 60 --store sqlite`` prints one JSON object.
+``python -m tests.faults.pressure --seconds 60`` appends a JSON object a store to ``benchmarks/durability.jsonl``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 import threading
 import time
@@ -22,6 +21,7 @@ from tests.faults.digest import Run
 from tests.faults.harness import ENVIRONMENT, WITHOUT_VACCINE
 from tests.faults.model import burned_in, samples
 from tests.faults.service import Service
+from tests.faults.table import SOURCE
 
 from weir.client import Client
 
@@ -177,17 +177,19 @@ def _milliseconds(latencies: list[float], quantile: float) -> float:
 
 
 def main() -> None:
-    """Run it and print what was found."""
+    """Run it over every store."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--store", choices=sorted(BACKENDS), default="sqlite")
+    parser.add_argument("--out", type=Path, default=SOURCE)
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="weir-pressure-") as place:
-        folder = Path(place)
-        burned_in(folder / "template", SETTINGS)
-        with BACKENDS[given.store](folder / "data", folder / "template") as backend:
-            found = {"store": given.store, **measure(backend, folder, given.seconds)}
-            sys.stdout.write(json.dumps(found) + "\n")
+    for name, opener in BACKENDS.items():
+        with tempfile.TemporaryDirectory(prefix="weir-pressure-") as place:
+            folder = Path(place)
+            burned_in(folder / "template", SETTINGS)
+            with opener(folder / "data", folder / "template") as backend:
+                found = {"what": "pressure", "store": name, **measure(backend, folder, given.seconds)}
+        with given.out.open("a") as out:
+            out.write(json.dumps(found) + "\n")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ TARGET = Path("benchmarks/durability.md")
 
 HEAD = """# Durability, measured
 
-Made by `make soak` and `make throughput` from `benchmarks/durability.jsonl`; what is tested is `tests/faults/`.
+Made by `make soak`, `make pressure` and `make throughput` from `benchmarks/durability.jsonl`; what is tested is
+`tests/faults/`.
 
 ## Faults
 
@@ -30,6 +31,14 @@ quarantine, the counters.
 *lost*: acknowledged, and not in the log as it was sent. *doubled*: decided on by two steps, or twice in the log.
 *recovery*: from the start of a process to its first acknowledgement, with the other load of the machine. On Redis the
 lease of a learner that was killed is taken away instead of waited for; by itself it ends after 15 s.
+"""
+PRESSURE = """
+## Producers at twice the learner's speed
+
+Four producers send at twice the rate that the learner learns at, for as long as it says; the log may hold 400 batches
+ahead of it, 150 of one producer. What it refuses (503, 429) the client sends again under the same idempotency key.
+Meanwhile predictions of one sample are asked for, twenty a second, as before with nothing to learn; the producers, the
+service and the one who predicts share the machine. *memory*: resident, of the service, before and at most.
 """
 RATES = """
 ## What durability costs
@@ -47,7 +56,9 @@ def main() -> None:
     lines = [json.loads(line) for line in SOURCE.read_text().splitlines()]
     soaks = [line for line in lines if line["what"] == "soak"]
     rates = [line for line in lines if line["what"] == "throughput"]
-    TARGET.write_text("\n".join([HEAD, *_faults(soaks), RATES, *_rates(rates), "", _made_with(), ""]))
+    pressures = [line for line in lines if line["what"] == "pressure"]
+    parts = [HEAD, *_faults(soaks), PRESSURE, *_pressures(pressures), RATES, *_rates(rates), "", _made_with(), ""]
+    TARGET.write_text("\n".join(parts))
 
 
 def _faults(soaks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -68,6 +79,26 @@ def _faults(soaks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             f"{max(recovery):.1f} s" if recovery else "-",
         ]
         yield _row(cells)
+
+
+def _pressures(pressures: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    yield (
+        "| store | seconds | learned, samples/s | offered | taken | acknowledged batches | lost | doubled | undecided "
+        "| memory, MiB | predict p50 idle, loaded | p99 idle, loaded | p99 ratio |"
+    )
+    yield "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
+    for line in pressures:
+        idle, loaded = line["predict_ms"]["idle"], line["predict_ms"]["loaded"]
+        yield _row(
+            [
+                *(line["store"], f"{line['seconds']:g}", line["learned_samples_per_second"]),
+                *(line["offered_samples_per_second"], line["taken_samples_per_second"], line["acknowledged"]),
+                *(line["lost"], line["doubled"], line["undecided"]),
+                f"{line['memory_mib']['before']}, {line['memory_mib']['most']}",
+                *(f"{idle[q]:.0f}, {loaded[q]:.0f} ms" for q in ("p50", "p99")),
+                line["predict_p99_ratio"],
+            ]
+        )
 
 
 def _rates(rates: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -121,5 +152,5 @@ def _made_with() -> str:
 
 if __name__ == "__main__":
     if not SOURCE.is_file():
-        sys.exit(f"{SOURCE} is missing: run make soak and make throughput first")
+        sys.exit(f"{SOURCE} is missing: run make soak, make pressure and make throughput first")
     main()
