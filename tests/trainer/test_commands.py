@@ -136,6 +136,23 @@ class TestRollback:
         steps = [decision.step for decision in house.decisions]
         assert steps == list(range(1, len(steps) + 1))
 
+    def test_what_was_released_into_weights_that_are_gone_is_held_again(self, house: House, stream: Stream) -> None:
+        house.post(*stream)
+        house.drain()
+        early, late = house.held[:2]
+        house.order(EntryKind.RELEASE, ids=[early.id], label=None, force=False, note=None)
+        house.drain()
+        target = house.newest[0]
+        house.order(EntryKind.RELEASE, ids=[late.id], label=None, force=False, note=None)
+        house.drain()
+        house.order(EntryKind.ROLLBACK, checkpoint=target.id)
+        house.drain()
+        get = house.stores.quarantine.get
+        assert (get(early.id).state, get(late.id).state) == (HeldState.RELEASED, HeldState.HELD)
+        again = house.order(EntryKind.RELEASE, ids=[late.id], label=None, force=False, note=None)
+        house.drain()
+        assert house.outcome(again)["state"] == "released"
+
     def test_a_rollback_of_a_rollback_brings_back_what_that_undid(self, house: House, stream: Stream) -> None:
         x, y = stream
         batches, checkpoints = [], []

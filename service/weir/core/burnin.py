@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from weir.core.chance import seeded
 from weir.core.config import EngineConfig, Tunables, tunable
 from weir.core.engine import Engine
 from weir.types import Recipe
@@ -46,11 +47,9 @@ def burn_in(
     rounds = -(-len(y) // plan.batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, plan.lr, total_steps=plan.epochs * rounds)
     generator = torch.Generator().manual_seed(config.seed)
-    devices = [network.device] if network.device.type == "cuda" else []
     for epoch in range(plan.epochs):
         total = 0.0
-        with torch.random.fork_rng(devices), network.training(freeze_norm=False):
-            torch.manual_seed(config.seed * 100_003 + epoch)
+        with seeded(config.seed * 100_003 + epoch, network.device), network.training(freeze_norm=False):
             order = torch.randperm(len(y), generator=generator)
             for rows in order.tensor_split(rounds):  # evenly: batch norm cannot learn from a single left-over sample
                 optimizer.zero_grad(set_to_none=True)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from weir.core.chance import seeded
 from weir.core.config import LearnerConfig
 from weir.core.gate import finite
 from weir.core.network import Network
@@ -59,10 +60,8 @@ class Learner:
         ``seed`` drives whatever is random inside the model, and the running generators stay as they were, so an
         undone step leaves no trace and a repeated one repeats exactly.
         """
-        devices = [self._network.device] if self._network.device.type == "cuda" else []
         freeze_norm = self._config.freeze_norm or len(x) == 1  # one sample has no statistics
-        with torch.random.fork_rng(devices), self._network.training(freeze_norm=freeze_norm):
-            torch.manual_seed(seed)
+        with seeded(seed, self._network.device), self._network.training(freeze_norm=freeze_norm):
             buffers = [buffer.clone() for buffer in self._network.module.buffers()]
             self._optimizer.zero_grad(set_to_none=True)
             loss = self._task.loss(self._network.module(x), y).mean()

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from weir.core.chance import seeded
 from weir.errors import ModelNotBuilt
 from weir.types import InputSpec, Recipe
 
@@ -24,8 +25,7 @@ def build(recipe: Recipe, *, seed: int = 0) -> nn.Module:
     logits. Raises ModelNotBuilt.
     """
     factory = MODELS.get(recipe.model) or _imported(recipe.model)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         try:
             model = factory(recipe.inputs, **recipe.options)
         except Exception as error:

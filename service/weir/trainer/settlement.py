@@ -39,7 +39,7 @@ def _release(stores: Stores, entry: Entry, decision: Decision) -> None:
 def _replay(stores: Stores, entry: Entry, decision: Decision) -> None:
     """Hold what the replay held, let go of what it learned, and throw the candidate away."""
     verdicts = dict(zip(decision.refs, decision.verdicts, strict=True))
-    for held in _held(stores):
+    for held in _in_state(stores, HeldState.HELD, HeldState.RELEASE_VETOED):
         now = verdicts.get(SampleRef(held.batch, held.index))
         if now is not None and now.verdict is not Verdict.QUARANTINE:
             stores.quarantine.move(
@@ -56,12 +56,24 @@ def _replay(stores: Stores, entry: Entry, decision: Decision) -> None:
             by_batch.setdefault(ref.batch, []).append((ref.index, verdict))
     for batch, lines in by_batch.items():
         stores.quarantine.put(_newly_held(stores.log.get(batch), lines, entry.created_at, decision.step))
+    _rollback(stores, entry, decision)
     with suppress(NotFound):
         stores.candidates.drop(decision.result["candidate"])
 
 
-def _held(stores: Stores) -> Iterator[Held]:
-    for state in (HeldState.HELD, HeldState.RELEASE_VETOED):
+def _rollback(stores: Stores, entry: Entry, decision: Decision) -> None:
+    """Hold again what was released into weights that are gone: a reviewer may let it through once more."""
+    for held in _in_state(stores, HeldState.RELEASED):
+        lines = {line.index: line for line in stores.journal.samples(held.batch)}
+        line = lines.get(held.index)
+        if line is not None and line.rolled_back:
+            stores.quarantine.move(
+                held.id, HeldState.HELD, expect=[HeldState.RELEASED], note=f"{entry.kind} {entry.id}"
+            )
+
+
+def _in_state(stores: Stores, *states: HeldState) -> Iterator[Held]:
+    for state in states:
         after: str | None = None
         while True:
             page, after = stores.quarantine.page(HeldFilter(state=state), after, PAGE)
@@ -94,6 +106,7 @@ def _erase(stores: Stores, entry: Entry, decision: Decision) -> None:
 
 SETTLED: dict[EntryKind, Callable[[Stores, Entry, Decision], None]] = {
     EntryKind.RELEASE: _release,
+    EntryKind.ROLLBACK: _rollback,
     EntryKind.REPLAY: _replay,
     EntryKind.ERASE: _erase,
 }
