@@ -143,12 +143,24 @@ make_alertmanager() {
     '["--config.file=/etc/alertmanager/alertmanager.yml", "--storage.path=/alertmanager"]'
 }
 
+make_nginx() {
+  stand_in "$(pinned nginx)" <<'D'
+ARG BASE
+FROM $BASE
+RUN groupadd -g 101 nginx && useradd -u 101 -g 101 -M nginx \
+ && apt-get update -qq && apt-get install -y -qq --no-install-recommends nginx-light wget >/dev/null \
+ && rm -rf /var/lib/apt/lists/*
+CMD ["nginx", "-g", "daemon off;"]
+D
+}
+
 make_missing() {
   docker info >/dev/null 2>&1 || fail "no engine answers: scripts/engine.sh start"
   make_python
   make_redis
   make_prometheus
   make_alertmanager
+  make_nginx
   docker images --filter "label=$LABEL" --format '{{.Repository}}:{{.Tag}} {{.Size}}'
 }
 

@@ -53,10 +53,24 @@ if_given() { # NAME GROUP
   fi
 }
 
+# As given, or a certificate that this stack signs itself: for a try, on this machine.
+certificate() {
+  if given tls.crt || given tls.key; then
+    take tls.crt "$TLS_GROUP"
+    take tls.key "$TLS_GROUP"
+  elif [ ! -s "$SECRETS/tls.key" ]; then
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 825 -subj /CN=localhost \
+      -addext subjectAltName=DNS:localhost,IP:127.0.0.1 -keyout "$SECRETS/.key" -out "$SECRETS/.crt" 2>/dev/null
+    put tls.crt "$TLS_GROUP" <"$SECRETS/.crt"
+    put tls.key "$TLS_GROUP" <"$SECRETS/.key"
+    rm "$SECRETS/.key" "$SECRETS/.crt"
+    echo "secrets: a certificate for localhost, signed by itself"
+  fi
+}
+
 [ -w "$SECRETS" ] || fail "$SECRETS cannot be written by user $(id -u)"
 password redis-password "$REDIS_GROUP"
 redis_line
 password grafana-password "$GRAFANA_GROUP"
 if_given alert-webhook-url "$ALERTS_GROUP"
-if_given tls.crt "$TLS_GROUP"
-if_given tls.key "$TLS_GROUP"
+certificate

@@ -56,12 +56,13 @@ class Stack:
     """One project of docker compose, on ports of its own, with the files of ``given`` as its secrets."""
 
     def __init__(self, folder: Path, given: Path) -> None:
-        self.port = _free_port()
+        self.port, self.tls_port = _free_port(), _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._folder = folder
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("WEIR_", "STACK_"))},
             "STACK_WEIR_PORT": str(self.port),
+            "STACK_TLS_PORT": str(self.tls_port),
             "STACK_GRAFANA_PORT": str(_free_port()),
             "STACK_SECRETS": str(given),
         }
@@ -89,6 +90,10 @@ class Stack:
 
     def health(self, service: str) -> str:
         return str(self.inspect(service)["State"]["Health"]["Status"])
+
+    def logs(self, service: str) -> str:
+        """All that a service has written, as it was written."""
+        return _run(["docker", "logs", self.container(service)], self._environment, 60, errors=subprocess.STDOUT)
 
     def kill(self, service: str) -> None:
         """SIGKILL from outside, as the kernel does it: the engine sees a crash, which a ``docker kill`` is none."""
@@ -125,20 +130,19 @@ class Stack:
 
     def alerts(self) -> set[str]:
         """The names of the alerts that have reached the webhook while they fired."""
-        lines = self.compose("logs", "--no-log-prefix", "hook").splitlines()
-        bodies = [json.loads(line) for line in lines if line.startswith("{")]
+        bodies = [json.loads(line) for line in self.logs("hook").splitlines() if line.startswith("{")]
         return {
             alert["labels"]["alertname"] for body in bodies for alert in body["alerts"] if alert["status"] == "firing"
         }
 
 
-def _run(command: Sequence[str], environment: Any, timeout: float, folder: Path = ROOT) -> str:
+def _run(command: Sequence[str], environment: Any, timeout: float, folder: Path = ROOT, errors: int = subprocess.PIPE) -> str:
     done = subprocess.run(
         command,
         env=dict(environment),
         cwd=folder,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=errors,
         stdin=subprocess.DEVNULL,
         text=True,
         timeout=timeout,
