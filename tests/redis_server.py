@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -20,9 +21,10 @@ DURABLE = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "no
 class RedisServer:
     """A ``redis-server`` that a test may kill, and start again over the same files."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, str], program: Sequence[str]) -> None:
         self._folder = folder
         self._settings = settings
+        self._program = program
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -36,7 +38,7 @@ class RedisServer:
     def start(self) -> None:
         places = {"port": "0", "unixsocket": str(self.socket), "dir": str(self._folder), "logfile": "redis.log"}
         options = [word for name, value in {**places, **self._settings}.items() for word in (f"--{name}", value)]
-        self._process = subprocess.Popen(["redis-server", *options])
+        self._process = subprocess.Popen([*self._program, *options])
         deadline = time.monotonic() + 20.0
         while not self._answers():
             assert self._process.poll() is None, (self._folder / "redis.log").read_text()
@@ -49,6 +51,11 @@ class RedisServer:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Pause it, or let it go on."""
+        assert self._process is not None
+        self._process.send_signal(number)
 
     @contextmanager
     def client(self) -> Iterator[redis.Redis]:
@@ -64,10 +71,12 @@ class RedisServer:
 
 
 @contextmanager
-def running(settings: Mapping[str, str] = DURABLE) -> Iterator[RedisServer]:
+def running(
+    settings: Mapping[str, str] = DURABLE, *, program: Sequence[str] = ("redis-server",)
+) -> Iterator[RedisServer]:
     """A server of this caller alone; its folder has a short name, as the path of a socket must be short."""
     folder = Path(tempfile.mkdtemp(prefix="weir-redis-"))
-    server = RedisServer(folder, settings)
+    server = RedisServer(folder, settings, program)
     try:
         server.start()
         yield server

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,9 @@ from weir.api.auth import Keyring
 from weir.cli import main
 from weir.client import Client
 from weir.core.probe import ProbeSet
-from weir.errors import Unauthenticated
-from weir.stores.base import EntryKind, Held, HeldState, Role, Stores
-from weir.types import Batch, Reason, SampleVerdict, Verdict
+from weir.errors import ServiceUnavailable, Unauthenticated
+from weir.stores.base import DeadLetter, EntryKind, Held, HeldState, Role, Stores
+from weir.types import Batch, Reason, ReplayOrder, ReplayReport, ReplayState, SampleVerdict, Verdict
 
 ROWS = 230
 
@@ -98,10 +99,17 @@ def opened(data: Path) -> Any:
         ("probe", "split"),
         ("probe", "import"),
         ("checkpoints", "create"),
-        ("checkpoints", "rollback"),
+        ("rollback",),
+        ("replay",),
+        ("replay", "publish"),
+        ("erase",),
+        ("dead-letters", "list"),
+        ("dead-letters", "retry"),
+        ("dead-letters", "drop"),
         ("quarantine", "list"),
         ("quarantine", "release"),
         ("quarantine", "discard"),
+        ("quarantine", "export"),
         ("keys", "add"),
     ],
     ids=" ".join,
@@ -380,7 +388,7 @@ class TestCheckpoints:
         assert saved.code == 0, saved.err
         assert run("stream", "new.npz").code == 0
         assert not all(before[name].equal(now) for name, now in weights().items())
-        done = run("checkpoints", "rollback", saved.json["id"], "--json")
+        done = run("rollback", saved.json["id"], "--json")
         assert done.json["restored"] == saved.json["id"]
         assert all(before[name].equal(now) for name, now in weights().items())
         listed = run("checkpoints", "list", "--json").json
@@ -389,7 +397,7 @@ class TestCheckpoints:
         assert service.checkpoints.all()[-1].id == done.json["checkpoint"]
 
     def test_an_unknown_checkpoint_is_named(self, run: Run, service: Stores) -> None:
-        refused = run("checkpoints", "rollback", "nope")
+        refused = run("rollback", "nope")
         assert (refused.code, "'nope'" in refused.err) == (1, True)
 
 
@@ -427,11 +435,157 @@ class TestQuarantine:
         assert service.quarantine.get("b:2").note == "wrong"
         assert run("quarantine", "list", "--json").json == []
 
+    def test_all_that_fit_are_answered_only_when_it_is_confirmed(self, run: Run, service: Stores) -> None:
+        bobs = ("quarantine", "discard", "--all-matching", "--producer", "bob", "--limit", "1")
+        seen = run(*bobs)
+        assert seen.out.splitlines()[-1] == "b:1"
+        for told in ("1 samples would be discarded", "raise --limit", "add --yes"):
+            assert told in seen.err
+        assert service.quarantine.get("b:1").state is HeldState.HELD
+        assert run(*bobs, "--json").json["dry_run"]
+        done = run(*bobs, "--yes", "--note", "junk", "--json").json
+        assert (done["ids"], done["state"], done["more"]) == (["b:1"], "discarded", True)
+        assert service.quarantine.get("b:1").note == "junk"
+        released = run("quarantine", "release", "--all-matching", "--reason", "sample", "--yes", "--label", "2")
+        assert "2 samples were released" in released.err
+        assert "ana 1, bob 1" in released.out
+        assert {run("quarantine", "show", id, "--json").json["relabel"] for id in ("b:0", "b:2")} == {2}
+        assert "0 samples" in run("quarantine", "discard", "--all-matching").err
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [(), ("b:0", "--all-matching"), ("--producer", "bob"), ("b:0", "--yes"), ("b:0", "--reason", "veto")],
+    )
+    def test_ids_and_filters_are_never_mixed_up(self, run: Run, service: Stores, arguments: tuple[str, ...]) -> None:
+        refused = run("quarantine", "discard", *arguments)
+        assert (refused.code, "--all-matching" in refused.err) == (2, True)
+        assert service.quarantine.size().samples == 3
+
+    def test_an_export_is_a_whole_file_or_none(
+        self, run: Run, service: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert "2 samples" in run("quarantine", "export", "held.ndjson", "--producer", "bob").err
+        lines = [json.loads(line) for line in (tmp_path / "held.ndjson").read_text().splitlines()]
+        assert [(line["id"], line["x"]) for line in lines] == [("b:1", [0.5] * 4), ("b:2", [0.5] * 4)]
+
+        def breaks(self: Client, **_: object) -> Iterator[str]:
+            yield "{}"
+            raise ServiceUnavailable("the connection broke")
+
+        monkeypatch.setattr(Client, "export", breaks)
+        assert run("quarantine", "export", "other.ndjson").code == 1
+        assert {path.name for path in tmp_path.glob("*ndjson*")} == {"held.ndjson"}
+
     def test_one_bad_id_does_not_stop_the_others(self, run: Run, service: Stores) -> None:
         done = run("quarantine", "discard", "b:9", "b:1", "--json")
         assert done.code == 1
         assert "b:9" in done.err
         assert service.quarantine.get("b:1").state == HeldState.DISCARDED
+
+
+class TestReplay:
+    @pytest.fixture
+    def taught(self, run: Run, service: Stores, tmp_path: Path) -> str:
+        """What two producers sent, after this checkpoint."""
+        first: str = run("checkpoints", "list", "--json").json[0]["id"]
+        for name, seed in (("ana", 5), ("bob", 6)):
+            assert run("stream", str(write(tmp_path / f"{name}.npz", 100, seed)), "--producer", name).code == 0
+        return first
+
+    def test_a_replay_compares_and_is_published_when_told(self, run: Run, service: Stores, taught: str) -> None:
+        before = len(service.checkpoints.all())
+        done = run("replay", "--from", taught, "--without-producer", "bob")
+        assert done.code == 0, done.err
+        told = dict(line.split(None, 1) for line in done.out.splitlines())
+        assert (told["state"], told["progress"], told["learned"]) == ("done", "100%", "100")
+        assert f"weir replay publish {told['id']}" in done.err
+        assert len(service.checkpoints.all()) == before
+        published = run("replay", "publish", told["id"], "--json").json
+        assert published["left_out"] == 100
+        assert service.checkpoints.all()[-1].id == published["checkpoint"]
+        (listed,) = run("replay", "list", "--json").json
+        assert (listed["id"], listed["left_out"], listed["accuracy"]) == (told["id"], 100, published["accuracy"])
+
+    def test_a_replay_may_publish_at_once(self, run: Run, service: Stores, taught: str) -> None:
+        always = run("replay", "--from", taught, "--verdicts", "anew", "--publish", "always", "--json").json
+        assert always["published"]["checkpoint"] == service.checkpoints.all()[-1].id
+        same = run("replay", "--from", taught, "--publish", "if-better", "--json")
+        better = same.json["accuracy"] > same.json["accuracy_now"]
+        assert (same.json["published"] is not None, "not better" in same.err) == (better, not better)
+
+    def test_ctrl_c_cancels(self, run: Run, service: Stores, taught: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        cancelled: list[str] = []
+
+        def interrupt(self: Client, id: str) -> ReplayReport:
+            raise KeyboardInterrupt
+
+        def cancel(self: Client, id: str) -> None:
+            cancelled.append(id)
+
+        monkeypatch.setattr(Client, "replay", interrupt)
+        monkeypatch.setattr(Client, "cancel_replay", cancel)
+        stopped = run("replay", "--from", taught)
+        assert (stopped.code, len(cancelled)) == (130, 1)
+        assert f"{cancelled[0]} is cancelled" in stopped.err
+
+    def test_a_detached_replay_is_followed_in_the_list(self, run: Run, service: Stores, taught: str) -> None:
+        begun = run("replay", "--from", taught, "--detach", "--json")
+        id = begun.json["id"]
+        assert f"weir replay cancel {id}" in begun.err
+        deadline = time.monotonic() + 20
+        while run("replay", "list", "--json").json[0]["state"] == "running" and time.monotonic() < deadline:
+            time.sleep(0.05)
+        refused = run("replay", "cancel", id)
+        assert (refused.code, "nothing to cancel" in refused.err) == (1, True)
+
+    def test_a_failed_replay_is_an_error(self, run: Run, service: Stores, taught: str, monkeypatch: Any) -> None:
+        def failed(self: Client, id: str) -> ReplayReport:
+            order = ReplayOrder(taught)
+            return ReplayReport(id, order, ReplayState.FAILED, "ops", 1.0, start=0, end=1, position=0, error="no disk")
+
+        monkeypatch.setattr(Client, "replay", failed)
+        ended = run("replay", "--from", taught, "--publish", "always")
+        assert (ended.code, "no disk" in ended.err) == (1, True)
+
+    def test_what_does_not_fit_is_named(self, run: Run, service: Stores) -> None:
+        assert "--from" in run("replay", "--without-producer", "bob").err
+        assert run("replay", "--from", "c", "--detach", "--publish", "always").code == 2
+        refused = run("replay", "--from", "nope")
+        assert (refused.code, "'nope'" in refused.err) == (1, True)
+
+
+class TestErase:
+    def test_it_counts_and_erases_only_when_confirmed(self, run: Run, service: Stores, tmp_path: Path) -> None:
+        assert run("stream", str(write(tmp_path / "new.npz", 40, seed=5)), "--producer", "ana").code == 0
+        counted = run("erase", "--producer", "ana", "--json")
+        assert (counted.json["samples"], counted.json["dry_run"], "--yes" in counted.err) == (40, True, True)
+        assert len(arrived(service)) == 40
+        done = run("erase", "--producer", "ana", "--yes", "--json")
+        assert (done.json["samples"], done.json["dry_run"]) == (40, False)
+        assert run("checkpoints", "create").code == 0  # it lies behind the erasure
+        assert len(arrived(service)) == 0
+
+    @pytest.mark.parametrize("arguments", [(), ("--producer", "a", "--batch", "b")])
+    def test_exactly_one_thing_is_erased(self, run: Run, arguments: tuple[str, ...]) -> None:
+        refused = run("erase", *arguments, "--yes")
+        assert (refused.code, "exactly one of --producer, --batch, --sample" in refused.err) == (2, True)
+
+
+class TestDeadLetters:
+    def test_letters_are_listed_shown_retried_and_dropped(self, run: Run, service: Stores) -> None:
+        assert "no dead letters" in run("dead-letters", "list").err
+        payload = codec.encode(Batch(torch.full((2, 4), 0.5), torch.tensor([1, 2])))
+        for batch in ("a", "b"):
+            service.dead_letters.put(DeadLetter(batch, 0, 2, "ana", 1, "ArithmeticError: no", payload, at=1.0))
+        listed = run("dead-letters", "list", "--limit", "1", "--json")
+        assert ([item["id"] for item in listed.json], "raise --limit" in listed.err) == (["a:0"], True)
+        assert run("dead-letters", "show", "b:0", "--json").json["labels"] == [1, 2]
+        retried = run("dead-letters", "retry", "a:0", "none:0", "--json")
+        assert (retried.code, "none:0" in retried.err) == (1, True)
+        assert service.dead_letters.get("a:0").retried_as == retried.json[0]["batch"]
+        dropped = run("dead-letters", "drop", "none:0", "b:0")
+        assert (dropped.code, "none:0" in dropped.err) == (1, True)
+        assert [item["id"] for item in run("dead-letters", "list", "--json").json] == ["a:0"]
 
 
 class TestAccess:

@@ -16,8 +16,8 @@ import torch
 
 from weir import client as client_module
 from weir import codec, errors
-from weir.client import BatchReceipt, BatchReport, Client, Queued, problems, transport
-from weir.types import InputSpec, Verdict
+from weir.client import BatchReceipt, BatchReport, Client, ErasureReport, Queued, ReviewReport, problems, transport
+from weir.types import InputSpec, Reason, ReplayOrder, ReplayReport, ReplayState, ReplayVerdicts, Verdict
 
 RECEIPT = {"id": "b1", "state": "queued", "samples": 2, "durability": "durable"}
 X, Y = torch.tensor([[0.0, 0.5], [0.25, 1.0]]), torch.tensor([0, 1])
@@ -75,7 +75,7 @@ def script() -> Iterator[Script]:
             self.end_headers()
             self.wfile.write(content)
 
-        do_GET = do_POST = do_PUT = handle_any
+        do_GET = do_POST = do_PUT = do_DELETE = handle_any
 
         def log_message(self, format: str, *args: Any) -> None:
             """Nothing: the tests look at ``seen``."""
@@ -193,13 +193,22 @@ def test_what_holds_no_numbers_is_not_sent(script: Script, client: Client, x: An
 def test_a_busy_service_is_asked_again_with_the_same_idempotency_key(
     script: Script, client: Client, clock: Clock
 ) -> None:
-    script.play(problem(503, "log_full", {"Retry-After": "3"}), problem(429, "refused"), Answer(202, RECEIPT))
+    script.play(
+        problem(503, "log_full", {"Retry-After": "3"}),
+        problem(429, "quota_exceeded", {"Retry-After": "2"}),
+        problem(507, "storage_full", {"Retry-After": "5"}),
+        problem(429, "refused"),
+        Answer(202, RECEIPT),
+    )
     assert client.send(X, Y).id == "b1"
+    assert len(script.seen) == 5
     assert len({seen.headers["idempotency-key"] for seen in script.seen}) == 1
     assert len({seen.body for seen in script.seen}) == 1
-    first, second = clock.pauses
+    first, second, third, fourth = clock.pauses
     assert 3 < first < 4
-    assert 0 < second < 1
+    assert 2 < second < 3
+    assert 5 < third < 6
+    assert 0 < fourth < 1
 
 
 def test_each_call_has_a_key_of_its_own_unless_told(script: Script, client: Client) -> None:
@@ -226,7 +235,9 @@ def test_a_broken_connection_does_not_repeat_a_command(script: Script, client: C
     assert len(script.seen) == 1
 
 
-@pytest.mark.parametrize(("code", "tries"), [("not_ready", 2), ("log_full", 2), ("storage_failed", 1)])
+@pytest.mark.parametrize(
+    ("code", "tries"), [("not_ready", 2), ("log_full", 2), ("storage_full", 2), ("storage_failed", 1), ("fenced", 1)]
+)
 def test_a_command_is_repeated_only_if_it_was_surely_not_taken(
     script: Script, client: Client, code: str, tries: int
 ) -> None:
@@ -282,6 +293,10 @@ REFUSALS: list[tuple[int, type[errors.WeirError], str]] = [
     (415, errors.UnsupportedType, "unsupported_type"),
     (409, errors.Refused, "refused"),
     (409, errors.DamagedCheckpoint, "damaged_checkpoint"),
+    (429, errors.QuotaExceeded, "quota_exceeded"),
+    (429, errors.QuotaExceeded, "quarantine_full"),
+    (507, errors.StorageFull, "storage_full"),
+    (503, errors.Fenced, "fenced"),
     (405, errors.Refused, "method_not_allowed"),
     (500, errors.ServiceUnavailable, "internal_error"),
 ]
@@ -291,10 +306,12 @@ REFUSALS: list[tuple[int, type[errors.WeirError], str]] = [
 def test_problems_come_back_as_the_exceptions_they_were(
     script: Script, client: Client, status: int, kind: type[errors.WeirError], code: str
 ) -> None:
-    script.play(problem(status, code))
+    script.play(problem(status, code, {"Retry-After": "600"}))
     with pytest.raises(kind) as caught:
         client.batch("b1")
     assert type(caught.value) is kind
+    if isinstance(caught.value, errors.QuotaExceeded):
+        assert caught.value.retry_after == 600
     assert (caught.value.code, str(caught.value)) == (code, "what was said")
 
 
@@ -363,16 +380,20 @@ def test_a_redirect_is_not_followed_with_the_key(script: Script, client: Client)
 
 
 def test_a_command_that_takes_longer_is_queued(script: Script, client: Client) -> None:
-    script.play(*[Answer(202, {"id": "e1", "state": "queued"})] * 5)
+    queued = {"id": "e1", "state": "queued", "durability": "relaxed"}
+    script.play(*[Answer(202, queued)] * 8)
     calls: list[Callable[[], object]] = [
         lambda: client.release("b:0", 1, note="seen"),
         client.checkpoint,
         lambda: client.rollback("c1"),
         lambda: client.replace_probe(X, Y),
         lambda: client.set_mode("observe"),
+        lambda: client.review("release", dry_run=False),
+        lambda: client.publish_replay("r1"),
+        lambda: client.erase(producer="p", dry_run=False),
     ]
     for call in calls:
-        assert call() == Queued("e1", "queued")
+        assert call() == Queued("e1", "queued", "relaxed")
     assert json.loads(script.seen[0].body) == {"label": 1, "note": "seen", "force": False}
 
 
@@ -439,3 +460,67 @@ def test_a_proxy_of_the_outside_world_is_not_asked_about_this_machine(
     script.play(Answer(202, RECEIPT))
     with Client(script.url) as client:
         assert client.send(X, Y).id == "b1"
+
+
+def test_a_disk_that_stays_full_is_told_when_patience_ends(script: Script, client: Client, clock: Clock) -> None:
+    script.play(*[problem(507, "storage_full", {"Retry-After": "5"})] * 50)
+    with pytest.raises(errors.StorageFull):
+        client.send(X, Y)
+    assert 20 < sum(clock.pauses) <= 30
+
+
+def test_a_review_is_a_dry_run_unless_told(script: Script, client: Client) -> None:
+    seen = {"action": "discard", "dry_run": True, "ids": ["b:0"], "producers": {"p": 1}, "reasons": {"veto": 1}}
+    script.play(Answer(), Answer(200, {**seen, "more": True}), Answer())
+    report = client.review("discard", producer="p", reason=Reason.VETO, limit=5)
+    assert isinstance(report, ReviewReport)
+    assert (report.ids, report.producers, report.reasons, report.more) == (("b:0",), {"p": 1}, {Reason.VETO: 1}, True)
+    order = json.loads(script.seen[1].body)
+    assert order["filter"] == {"producer": "p", "reason": "veto"}
+    assert (order["limit"], order["dry_run"], order["force"]) == (5, True, False)
+    with pytest.raises(errors.ServiceUnavailable, match="not known"):
+        client.review("discard", dry_run=False)
+    assert len(script.seen) == 3
+
+
+def test_an_export_gives_lines_as_they_come_and_says_when_they_break_off(script: Script, client: Client) -> None:
+    script.play(
+        Answer(200, b'{"id": "b:0"}\n{"id": "b:1"}\n'),
+        Answer(200, b'{"id": "b:0"}\n', {"Content-Length": "500", "Connection": "close"}),
+        problem(403, "forbidden"),
+    )
+    assert list(client.export(producer="p")) == ['{"id": "b:0"}', '{"id": "b:1"}']
+    assert script.seen[0].path == "/v1/quarantine/export?producer=p"
+    with pytest.raises(errors.ServiceUnavailable, match="broke"):
+        list(client.export())
+    with pytest.raises(errors.Forbidden):
+        list(client.export())
+
+
+def test_a_dead_letter_is_dropped_once(script: Script, client: Client) -> None:
+    script.play(Answer(204, b""), Answer())
+    client.drop("b:0")
+    assert (script.seen[0].method, script.seen[0].path) == ("DELETE", "/v1/dead-letters/b:0")
+    with pytest.raises(errors.ServiceUnavailable, match="not known"):
+        client.drop("b:0")
+    assert len(script.seen) == 2
+
+
+def test_a_replay_comes_back_as_the_report_that_it_was(script: Script, client: Client) -> None:
+    order = {"checkpoint": "c1", "producers": ["p"], "batches": [], "samples": ["b:0"], "verdicts": "anew"}
+    report = {"id": "r1", "state": "running", "order": order, "by": "ops", "created_at": 1.0}
+    report |= {"start": 2, "end": 9, "position": 4}
+    script.play(Answer(202, report), Answer(200, {"items": [{**report, "state": "done", "accuracy": 0.9}]}))
+    begun = client.start_replay("c1", producers=["p"], samples=["b:0"], verdicts="anew")
+    assert json.loads(script.seen[0].body) == order
+    wanted = ReplayOrder("c1", ("p",), (), ("b:0",), ReplayVerdicts.ANEW)
+    assert begun == ReplayReport("r1", wanted, ReplayState.RUNNING, "ops", 1.0, start=2, end=9, position=4)
+    (listed,) = client.replays()
+    assert (listed.state, listed.accuracy) == (ReplayState.DONE, 0.9)
+
+
+def test_an_erasure_names_one_thing_and_counts_it_first(script: Script, client: Client) -> None:
+    found = {"dry_run": True, "entries": 1, "samples": 8, "quarantine": 2, "dead_letters": 0, "checkpoints": None}
+    script.play(Answer(200, found))
+    assert client.erase(batch="b1") == ErasureReport(True, 1, 8, 2, 0)
+    assert json.loads(script.seen[0].body) == {"batch": "b1", "dry_run": True}

@@ -43,6 +43,7 @@ REPORT = StepReport(
 STATUS = LearnerStatus(
     alive=True,
     failure=None,
+    waits_for=None,
     step=7,
     updates=6,
     position=3,
@@ -71,6 +72,8 @@ LEVELS = Levels(
     quarantine_samples=9,
     quarantine_oldest_at=100.0,
     checkpoint_at=950.0,
+    dead_letters=3,
+    durability_relaxed=True,
     producers=("a", "b"),
     now=1000.0,
 )
@@ -182,6 +185,9 @@ def test_levels_are_read_anew_at_every_scrape(metrics: Metrics) -> None:
         "weir_quarantine_samples": 9,
         "weir_quarantine_oldest_age_seconds": 900.0,
         "weir_checkpoint_timestamp_seconds": 950.0,
+        "weir_dead_letters": 3,
+        "weir_durability_relaxed": 1,
+        "weir_learner_waiting": 0,
     }
     assert {name: value(metrics, name) for name in expected} == expected
     now = 1005.0

@@ -96,6 +96,7 @@ def test_the_log_tells_what_is_served_and_metrics_follow_the_learner(settings: c
         assert "model mlp, 26 parameters, on cpu" in told
         assert "checkpoint 00000001-0, step 0" in told
         assert "guard armed, mode weir" in told
+        assert "durability: full" in told
         assert "no keys: this machine only" in told
         x, y = samples(30, seed=3)
         body = {"x": x.tolist(), "y": y.tolist()}

@@ -31,6 +31,7 @@ class Outcome(StrEnum):
     INVALID = "invalid"  # size, type or content
     DENIED = "denied"  # no key, or not its role
     CONFLICT = "conflict"  # its idempotency key belongs to another body
+    OVER_QUOTA = "over_quota"  # the producer has too much waiting, or held for review
     BUSY = "busy"  # the log is full, or the service is not ready
     FAILED = "failed"  # a fault of the service
 
@@ -48,6 +49,8 @@ class Levels:
     quarantine_samples: int
     quarantine_oldest_at: float | None
     checkpoint_at: float | None
+    dead_letters: int
+    durability_relaxed: bool
     producers: Collection[str]
     now: float
 
@@ -164,12 +167,16 @@ def _of_levels(levels: Levels) -> Iterator[Metric]:
     yield _gauge("quarantine_samples", "Samples that wait for review.", levels.quarantine_samples)
     held = _age(levels.now, levels.quarantine_oldest_at, 0)
     yield _gauge("quarantine_oldest_age_seconds", "Age of the oldest of them.", held)
+    yield _gauge("dead_letters", "Deliveries that could not be processed, not sent anew.", levels.dead_letters)
+    yield _gauge("durability_relaxed", "Whether a crash may lose what was taken.", levels.durability_relaxed)
     yield _gauge("checkpoint_timestamp_seconds", "When the newest checkpoint was made.", levels.checkpoint_at)
     yield _of_producers(levels.status.producers, levels.producers)
 
 
 def _of_status(status: LearnerStatus, now: float) -> Iterator[Metric]:
     yield _gauge("learner_up", "Whether the learner runs.", status.alive)
+    waits = status.waits_for is not None
+    yield _gauge("learner_waiting", "Whether something, such as a full disk, keeps it from going on.", waits)
     yield _gauge("model_step", "Step of the current model.", status.step)
     yield _gauge("guard_armed", "Whether the guard acts on its evidence.", status.armed)
     yield _gauge("sample_score_threshold", "Threshold on a sample's score.", status.sample_threshold)

@@ -82,9 +82,10 @@ def running(settings: Settings) -> Iterator[Worker]:
         app = create_app(
             stores=stores,
             learner=trainer,
+            replays=trainer.replays,
             metrics=metrics,
             check_probe=check_probe,
-            limits=Limits(max_body_bytes=settings.max_body_bytes, max_samples=settings.max_samples),
+            limits=_limits(settings),
             keyed=keyed,
             clock=time.time,
         )
@@ -145,6 +146,15 @@ def _trainer_config(settings: Settings) -> TrainerConfig:
     )
 
 
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        max_body_bytes=settings.max_body_bytes,
+        max_samples=settings.max_samples,
+        quarantine_max_samples=settings.quarantine_max_samples,
+        quarantine_producer_max=settings.quarantine_producer_max,
+    )
+
+
 def _levels(trainer: Trainer, stores: Stores) -> Levels:
     backlog, quarantine, checkpoints = stores.log.backlog(), stores.quarantine.size(), stores.checkpoints.all()
     return Levels(
@@ -154,6 +164,8 @@ def _levels(trainer: Trainer, stores: Stores) -> Levels:
         quarantine_samples=quarantine.samples,
         quarantine_oldest_at=quarantine.oldest_held_at,
         checkpoint_at=checkpoints[-1].created_at if checkpoints else None,
+        dead_letters=stores.dead_letters.waiting(),
+        durability_relaxed=bool(stores.durability().relaxed_because),
         producers={record.name for record in stores.keys.all()},
         now=time.time(),
     )
@@ -182,6 +194,10 @@ def _introduce(worker: Worker, listener: socket.socket) -> None:
         logger.info("guard armed, mode %s", status.mode)
     else:
         logger.warning("guard NOT armed, mode %s: %s", status.mode, status.unarmed_because)
+    relaxed = "; ".join(worker.stores.durability().relaxed_because)
+    logger.log(
+        logging.WARNING if relaxed else logging.INFO, "durability: %s", f"RELAXED: {relaxed}" if relaxed else "full"
+    )
     host, port = listener.getsockname()[:2]
     who = _who_may_ask(worker.stores)
     logger.info("listening on http://%s:%d (%s)", f"[{host}]" if ":" in host else host, port, who)

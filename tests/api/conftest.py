@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,11 @@ from weir.codec import SAFETENSORS, encode
 from weir.core import BurnIn, CorrectionConfig, Engine, EngineConfig, GuardConfig, LearnerConfig, burn_in
 from weir.core.probe import ProbeSet
 from weir.metrics import Metrics
-from weir.stores.base import Cursor, Role, Stores
+from weir.stores.base import Cursor, DeadLetter, Decision, EntryKind, Held, Role, Stores
 from weir.stores.disk import CheckpointFolder
 from weir.stores.sqlite import Sqlite
 from weir.trainer import Trainer, TrainerConfig, initialise
-from weir.types import Batch, InputSpec, Recipe, StepReport
+from weir.types import Batch, InputSpec, Reason, Recipe, SampleVerdict, StepReport, Verdict
 
 NOW = 1_700_000_000.0
 INPUTS = InputSpec(shape=(2, 2), classes=3, low=0.0, high=1.0)
@@ -75,6 +77,28 @@ def serving(app: ASGIApp) -> Iterator[str]:
             thread.join()
 
 
+def dead_letter(batch: str, first: int = 0, *, producer: str = "alice") -> DeadLetter:
+    """Two samples that the engine could not process, with ids of their producer's."""
+    x, y = samples(2, seed=9)
+    payload = encode(Batch(x, y, ("one", "two")))
+    return DeadLetter(batch, first, 2, producer, 1, "ArithmeticError: no such kernel", payload, NOW)
+
+
+def held_sample(batch: str, index: int, *, producer: str = "alice", reason: Reason = Reason.SAMPLE) -> Held:
+    """A sample as the guard holds it; its label is 1."""
+    verdict = SampleVerdict(Verdict.QUARANTINE, reason, 9.0, 5.0, 1.5, 0.001)
+    payload = encode(Batch(torch.full((1, *INPUTS.shape), 0.5), torch.tensor([1])))
+    return Held(batch, index, producer, 1, 1, verdict, payload, held_at=NOW + index)
+
+
+class Scripted:
+    """A learner that says it is well and has read all of the log."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.publication = trainer.publication
+        self.status = replace(trainer.status, alive=True, position=2**31)
+
+
 class House:
     """A service and what lies behind it."""
 
@@ -92,6 +116,7 @@ class House:
         self.app = create_app(
             stores=stores,
             learner=self.trainer,
+            replays=self.trainer.replays,
             metrics=self.metrics,
             check_probe=lambda sent: ProbeSet(sent.x, sent.y, created_at=0, source="").check(INPUTS, GUARD),
             limits=limits,
@@ -139,6 +164,39 @@ class House:
         self.send(batch(strange=1))
         items = self.caller("reader").get("/v1/quarantine").json()["items"]
         return str(items[0]["id"])
+
+    def hold(self, *samples: Held) -> None:
+        """Put samples in quarantine as the learner does."""
+        self.stores.quarantine.put(samples)
+
+    def behave(self, **parts: Any) -> None:
+        """Give the application other parts of its service."""
+        self.app.state.service = replace(self.app.state.service, **parts)
+
+    @contextmanager
+    def scripted(self, answers: Mapping[EntryKind, Mapping[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+        """In place of a trainer that was not started: give every command its answer; yields the orders as they come."""
+        ended, orders = threading.Event(), list[dict[str, Any]]()
+        self.behave(learner=Scripted(self.trainer))
+
+        def run(position: int) -> None:
+            while not ended.is_set():
+                for entry in self.stores.log.read(position, 10):
+                    position = entry.position
+                    if entry.kind in answers:
+                        orders.append(json.loads(entry.payload))
+                        start, end = Cursor(position - 1), Cursor(position)
+                        decision = Decision(1, start, end, command=entry.id, result=answers[entry.kind])
+                        self.stores.journal.record(decision)
+                self.stores.log.wait(position, 0.05)
+
+        thread = threading.Thread(target=run, args=(self.stores.log.tail(),))
+        thread.start()
+        try:
+            yield orders
+        finally:
+            ended.set()
+            thread.join()
 
     def stall(self) -> None:
         """Make the trainer stop in the middle of a step, until ``go_on`` is set."""
@@ -194,7 +252,18 @@ def open_house(trained: Engine) -> Iterator[Open]:
         ) -> Iterator[House]:
             with Sqlite(folder / "weir.db", max_batches=max_batches) as file:
                 checkpoints = CheckpointFolder(folder / "checkpoints")
-                stores = Stores(file.log, file.journal, file.quarantine, file.audit, file.keys, checkpoints)
+                stores = Stores(
+                    log=file.log,
+                    journal=file.journal,
+                    quarantine=file.quarantine,
+                    dead_letters=file.dead_letters,
+                    audit=file.audit,
+                    keys=file.keys,
+                    checkpoints=checkpoints,
+                    candidates=CheckpointFolder(folder / "candidates"),
+                    durability=lambda: file.durability,
+                    owned=file.owned,
+                )
                 initialise(stores, trained, at=NOW)
                 house = House(file, stores, transport, keyed=keyed, limits=limits or Limits())
                 with house.living(started=started):

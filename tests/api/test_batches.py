@@ -54,7 +54,7 @@ def test_waiting_gives_readers_the_verdict_on_every_sample(service_app: House) -
     assert (suspected["index"], suspected["verdict"], suspected["reason"]) == (0, "quarantine", "sample")
     assert suspected["score"] > suspected["threshold"] > clean["score"]
     assert suspected["pvalue"] < clean["pvalue"]
-    assert suspected["step"] == decided["step"] == service_app.trainer.step
+    assert suspected["step"] == decided["step"] == service_app.trainer.status.step
 
 
 def test_a_producer_learns_state_and_counts_and_nothing_of_the_evidence(service_app: House) -> None:

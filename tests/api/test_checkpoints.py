@@ -89,3 +89,14 @@ def test_only_admins_command(unmoved: House, name: str, path: str) -> None:
 
 def test_producers_do_not_see_the_checkpoints(unmoved: House) -> None:
     assert unmoved.caller("alice").get("/v1/checkpoints").status_code == 403
+
+
+def test_a_checkpoint_is_replayable_as_long_as_the_log_reaches_back_to_it(service_app: House) -> None:
+    reader = service_app.caller("reader")
+    service_app.send(batch())
+    service_app.caller("admin").post("/v1/checkpoints")
+    listed = reader.get("/v1/checkpoints").json()
+    assert (listed["floor"], [item["replayable"] for item in listed["items"]]) == (0, [True, True])
+    service_app.stores.log.trim(1, keep_bytes=0)
+    listed = reader.get("/v1/checkpoints").json()
+    assert (listed["floor"], [item["replayable"] for item in listed["items"]]) == (1, [False, True])

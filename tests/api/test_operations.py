@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.api.conftest import House, Open, batch
+from tests.api.conftest import NOW, House, Open, Scripted, batch
 
+from weir.api.service import Limits
+from weir.stores.base import DeadLetter, Durability
 from weir.types import LearnerStatus
 
 
@@ -38,8 +40,16 @@ def test_health_is_open_and_says_that_the_guard_is_armed(unmoved: House) -> None
     answer = unmoved.caller().get("/health/ready")
     assert answer.status_code == 200
     assert answer.json() == {
-        "ready": True, "because": [], "armed": True, "unarmed_because": None, "breaker_open": False
-    }  # fmt: skip
+        "ready": True,
+        "because": [],
+        "armed": True,
+        "unarmed_because": None,
+        "breaker_open": False,
+        "waits_for": None,
+        "durability": "durable",
+        "durability_because": [],
+        "dead_letters": 0,
+    }
 
 
 def test_it_is_not_ready_without_a_trainer_and_lives_on(open_house: Open, tmp_path: Path) -> None:
@@ -81,3 +91,35 @@ def test_an_unarmed_guard_says_why(service_app: House) -> None:
     answer = service_app.caller().get("/health/ready")
     assert (answer.status_code, answer.json()["armed"]) == (200, False)
     assert answer.json()["unarmed_because"] == "the mode is observe"
+
+
+def test_a_learner_that_waits_is_not_ready_and_says_for_what(service_app: House) -> None:
+    learner = Scripted(service_app.trainer)
+    learner.status = dataclasses.replace(learner.status, waits_for="the disk is full")
+    service_app.behave(learner=learner)
+    answer = service_app.caller().get("/health/ready")
+    assert (answer.status_code, answer.json()["because"]) == (503, ["the learner waits: the disk is full"])
+    assert answer.json()["waits_for"] == "the disk is full"
+    assert service_app.caller("reader").get("/v1/model").json()["waits_for"] == "the disk is full"
+
+
+def test_relaxed_durability_is_said_by_readiness_and_by_every_202(open_house: Open, tmp_path: Path) -> None:
+    with open_house(tmp_path, started=False) as house:
+        why = ("appendfsync is everysec: the last second may be lost",)
+        house.behave(
+            stores=dataclasses.replace(house.stores, durability=lambda: Durability(why)),
+            learner=Scripted(house.trainer),
+            limits=Limits(command_seconds=0.1),
+        )
+        ready = house.caller().get("/health/ready").json()
+        assert (ready["ready"], ready["durability"], ready["durability_because"]) == (True, "relaxed", list(why))
+        taken = house.caller("alice").post("/v1/batches", json={"x": [[0, 0, 0, 0]], "y": [0]})
+        queued = house.caller("admin").post("/v1/checkpoints")
+        for answer in (taken, queued):
+            assert (answer.status_code, answer.json()["durability"]) == (202, "relaxed")
+
+
+def test_readiness_counts_dead_letters_and_stays_ready(service_app: House) -> None:
+    service_app.stores.dead_letters.put(DeadLetter("b", 0, 1, "alice", 1, "ValueError: no", b"", NOW))
+    answer = service_app.caller().get("/health/ready")
+    assert (answer.status_code, answer.json()["dead_letters"]) == (200, 1)

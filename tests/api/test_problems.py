@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Iterator
+from typing import NoReturn
 
+import httpx
 import pytest
 from tests.api.conftest import House
 
@@ -101,3 +104,57 @@ def test_the_documentation_teaches_bodies_and_problems(unmoved: House) -> None:
         problem = operation["responses"]["422"]["content"]["application/problem+json"]["schema"]
         assert problem == {"$ref": "#/components/schemas/Problem"}
     assert set(schema["components"]["schemas"]["Problem"]["properties"]) >= {"code", "field", "seen", "expected"}
+
+
+def test_every_reference_of_the_documentation_leads_somewhere(unmoved: House) -> None:
+    schema = unmoved.caller().get("/openapi.json").json()
+    known = {f"#/components/schemas/{name}" for name in schema["components"]["schemas"]}
+    assert set(re.findall(r'"\$ref": "([^"]+)"', json.dumps(schema))) <= known
+
+
+def failing(house: House, error: errors.WeirError, monkeypatch: pytest.MonkeyPatch) -> httpx.Response:
+    """The answer to a delivery that the log refuses so."""
+
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(house.stores.log, "append", refuse)
+        return house.caller("alice").post("/v1/batches", json={"x": [[0, 0, 0, 0]], "y": [0]})
+
+
+def test_a_full_disk_is_507_in_plain_words_without_its_path(
+    unmoved: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = failing(unmoved, errors.StorageFull("/var/lib/weir/weir.db: disk full"), monkeypatch)
+    assert (answer.status_code, answer.json()["code"]) == (507, "storage_full")
+    assert answer.json()["detail"] == "the disk is full: nothing was taken; free space, then send it again"
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert "/var/lib/weir/weir.db: disk full" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.StorageFailed("/var/lib/weir: locked"), "storage_failed"),
+        (errors.Fenced("redis://secret: another one"), "fenced"),
+    ],
+)
+def test_a_store_that_is_away_for_a_while_is_concealed_and_worth_another_try(
+    unmoved: House, error: errors.WeirError, code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = failing(unmoved, error, monkeypatch)
+    assert (answer.status_code, answer.json()["code"]) == (503, code)
+    assert str(error) not in answer.text
+    assert int(answer.headers["Retry-After"]) >= 1
+
+
+def test_a_quota_is_429_with_its_own_words(unmoved: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = unmoved.metrics.registry.get_sample_value("weir_batches_total", {"outcome": "over_quota"})
+    answer = failing(unmoved, errors.QuotaExceeded(2.5, "alice has 9 batches waiting"), monkeypatch)
+    assert (answer.status_code, answer.json()["code"]) == (429, "quota_exceeded")
+    assert answer.headers["Retry-After"] == "3"
+    assert answer.json()["detail"].startswith("alice has 9 batches waiting")
+    assert before is not None
+    after = unmoved.metrics.registry.get_sample_value("weir_batches_total", {"outcome": "over_quota"})
+    assert after == before + 1

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, NoReturn
 
+import httpx
 import pytest
 import torch
-from tests.api.conftest import NOW, House, Open, batch
+from tests.api.conftest import NOW, House, Open, batch, held_sample
 
 from weir.api.service import Limits
 from weir.errors import StorageFailed
-from weir.stores.base import EntryKind, HeldState
+from weir.stores.base import EntryKind, Held, HeldFilter, HeldState
 
 
 def listed(house: House, **where: Any) -> list[str]:
@@ -174,12 +176,111 @@ def test_a_release_that_the_learner_does_not_get_to_is_queued(open_house: Open, 
         assert answer.json()["state"] == "queued"
         entry = house.stores.log.get(answer.json()["id"])
         assert (entry.kind, entry.producer) == (EntryKind.RELEASE, "reviewer")
-        assert house.stores.quarantine.get(sample).state is HeldState.RELEASING
+        assert json.loads(entry.payload) == {
+            "ids": [sample],
+            "label": None,
+            "force": False,
+            "note": None,
+            "by": "reviewer",
+        }
+        assert house.stores.quarantine.get(sample).state is HeldState.HELD
         again = house.caller("reviewer").post(f"/v1/quarantine/{sample}/release")
-        assert again.status_code == 409
+        assert again.status_code == 202
         house.go_on.set()
-        house.send(batch())  # it lies behind the release
+        house.send(batch())  # it lies behind both
         assert house.stores.quarantine.get(sample).state in (HeldState.RELEASED, HeldState.RELEASE_VETOED)
+        second = house.stores.journal.outcome(again.json()["id"])
+        assert second is not None
+        assert second["error"]["code"] == "conflict"
+
+
+def test_a_released_sample_is_never_learned_twice(service_app: House) -> None:
+    sample = service_app.hold_one()
+    path = f"/v1/quarantine/{sample}/release"
+    assert service_app.caller("admin").post(path, json={"force": True}).json()["state"] == "released"
+    before = service_app.stand()
+    for body in ({}, {"force": True}):
+        again = service_app.caller("admin").post(path, json=body)
+        assert (again.status_code, again.json()["code"]) == (409, "conflict")
+        assert "nothing is learned twice" in again.json()["detail"]
+    assert service_app.stand() == before
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        ({"error": {"code": "conflict", "detail": "sample 'b:0' is released"}}, 409),
+        ({"error": {"code": "not_found", "detail": "no held sample has the id 'b:0'"}}, 404),
+        (
+            {
+                "state": None,
+                "step": 1,
+                "ids": [],
+                "refused": [{"id": "b:0", "code": "conflict", "detail": "it is released"}],
+            },
+            409,
+        ),
+    ],
+)
+def test_what_the_learner_refuses_at_its_turn_is_refused(
+    open_house: Open, tmp_path: Path, answer: dict[str, Any], status: int
+) -> None:
+    with open_house(tmp_path, started=False) as house:
+        house.hold(held_sample("b", 0))
+        with house.scripted({EntryKind.RELEASE: answer}):
+            refused = house.caller("reviewer").post("/v1/quarantine/b:0/release")
+        assert refused.status_code == status
+        assert house.stores.quarantine.get("b:0").state is HeldState.HELD
+
+
+def test_the_export_has_every_sample_that_fits_with_its_data(open_house: Open, tmp_path: Path) -> None:
+    with open_house(tmp_path, limits=Limits(page_size=2)) as house:
+        sent, other = house.send(batch(strange=5)), house.send(batch(strange=1, seed=2), by="bob")
+        answer = house.caller("reviewer").get("/v1/quarantine/export")
+        assert answer.headers["Content-Type"] == "application/x-ndjson"
+        lines = [json.loads(line) for line in answer.text.splitlines()]
+        ids = [f"{sent['id']}:{index}" for index in range(5)]
+        assert [line["id"] for line in lines] == [*ids, f"{other['id']}:0"]
+        assert lines[3] == house.caller("reviewer").get(f"/v1/quarantine/{ids[3]}").json()
+        bobs = house.caller("reader").get("/v1/quarantine/export", params={"producer": "bob"}).text
+        assert [json.loads(line)["id"] for line in bobs.splitlines()] == [f"{other['id']}:0"]
+        assert house.caller("reader").get("/v1/quarantine/export", params={"state": "discarded"}).text == ""
+
+
+def test_an_export_reads_one_page_at_a_time_and_passes_over_what_was_deleted(
+    open_house: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_house(tmp_path, started=False, limits=Limits(page_size=2)) as house:
+        house.hold(*(held_sample("b", index) for index in range(5)))
+        page, asked = house.stores.quarantine.page, []
+
+        def watched(where: HeldFilter, after: str | None, limit: int) -> tuple[list[Held], str | None]:
+            asked.append(limit)
+            found = page(where, after, limit)
+            house.stores.quarantine.drop(["b:1"])
+            return found
+
+        monkeypatch.setattr(house.stores.quarantine, "page", watched)
+        lines = house.caller("reader").get("/v1/quarantine/export").text.splitlines()
+        assert [json.loads(line)["id"] for line in lines] == ["b:0", "b:2", "b:3", "b:4"]
+        assert asked == [2, 2, 2]
+
+
+def test_an_export_that_breaks_is_cut_and_not_ended(
+    open_house: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_house(tmp_path, started=False, limits=Limits(page_size=1)) as house:
+        house.hold(held_sample("b", 0), held_sample("b", 1))
+        get = house.stores.quarantine.get
+
+        def broken(id: str) -> Held:
+            if id == "b:1":
+                raise StorageFailed("the disk is gone")
+            return get(id)
+
+        monkeypatch.setattr(house.stores.quarantine, "get", broken)
+        with pytest.raises(httpx.RemoteProtocolError):
+            house.caller("reader").get("/v1/quarantine/export")
 
 
 @pytest.mark.parametrize("where", [{"limit": 0}, {"limit": 501}, {"cursor": "x"}, {"state": "lost"}, {"reason": "-"}])
@@ -203,5 +304,5 @@ def test_only_reviewers_resolve(unmoved: House, name: str, action: str) -> None:
 
 
 def test_producers_see_nothing_of_the_quarantine(unmoved: House) -> None:
-    for path in ("/v1/quarantine", "/v1/quarantine/b_0:0"):
+    for path in ("/v1/quarantine", "/v1/quarantine/b_0:0", "/v1/quarantine/export"):
         assert unmoved.caller("alice").get(path).status_code == 403

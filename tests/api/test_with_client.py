@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
 import torch
-from tests.api.conftest import RECIPE, STEP_SIZE, House, batch, samples
+from tests.api.conftest import RECIPE, STEP_SIZE, House, batch, dead_letter, samples
 
-from weir.client import BatchReceipt, BatchReport, Client, HeldSample, Queued
+from weir.client import (
+    BatchReceipt,
+    BatchReport,
+    Client,
+    ErasureReport,
+    HeldSample,
+    PublishReport,
+    Queued,
+    ReviewReport,
+)
 from weir.errors import Conflict, Forbidden, InvalidBatch, InvalidInput, InvalidProbe, NotFound, Unauthenticated
 from weir.stores.base import HeldState
-from weir.types import GuardMode, Reason, Verdict
+from weir.types import GuardMode, Reason, ReplayState, Verdict
 
 
 class Clients:
@@ -194,3 +204,62 @@ def test_refusals_come_back_as_they_were(service_app: House, clients: Clients) -
         clients.alice.model()
     with Client(service_app.address, "weir_no_key") as stranger, pytest.raises(Unauthenticated):
         stranger.model()
+
+
+def test_held_samples_are_reviewed_together(service_app: House, clients: Clients) -> None:
+    sent = batch(strange=3)
+    clients.alice.send(sent.x, sent.y, wait=20)
+    assert eventually(lambda: len(list(clients.reader.quarantine())) == 3)
+    lines = [json.loads(line) for line in clients.reader.export(reason=Reason.SAMPLE)]
+    assert [torch.tensor(line["x"]).equal(x) for line, x in zip(lines, sent.x, strict=False)] == [True] * 3
+    ids = tuple(line["id"] for line in lines)
+    seen = clients.reviewer.review("release", producer="alice", limit=2)
+    assert isinstance(seen, ReviewReport)
+    assert (seen.ids, seen.more, seen.producers) == (ids[:2], True, {"alice": 2})
+    released = clients.admin.review("release", limit=2, dry_run=False, force=True, note="fine")
+    assert isinstance(released, ReviewReport)
+    assert (released.ids, released.state) == (ids[:2], HeldState.RELEASED)
+    assert eventually(lambda: clients.reader.held(ids[0]).state is HeldState.RELEASED)
+    discarded = clients.reviewer.review("discard", dry_run=False)
+    assert isinstance(discarded, ReviewReport)
+    assert (discarded.ids, discarded.more) == (ids[2:], False)
+
+
+def test_a_dead_letter_is_retried_and_dropped(service_app: House, clients: Clients) -> None:
+    service_app.stores.dead_letters.put(dead_letter("b"))
+    (letter,) = clients.reviewer.dead_letters(page_size=1)
+    assert (letter.id, letter.samples, letter.retried_as) == ("b:0", 2, None)
+    assert clients.reader.dead_letter("b:0").labels == (0, 1)
+    retried = clients.reviewer.retry("b:0")
+    assert clients.reader.batch(retried.batch).producer == "alice"
+    with pytest.raises(Conflict):
+        clients.reviewer.retry("b:0")
+    clients.reviewer.drop("b:0")
+    with pytest.raises(NotFound):
+        clients.reviewer.drop("b:0")
+
+
+def test_a_replay_is_followed_and_published(service_app: House, clients: Clients) -> None:
+    first = clients.reader.checkpoints()[0]
+    assert first.replayable
+    held_one(clients)
+    begun = clients.admin.start_replay(first.id, producers=["alice"])
+    assert begun.state is ReplayState.RUNNING
+    assert eventually(lambda: clients.reader.replay(begun.id).state is ReplayState.DONE)
+    (done,) = clients.reader.replays()
+    assert done.left_out == STEP_SIZE
+    published = clients.admin.publish_replay(begun.id)
+    assert isinstance(published, PublishReport)
+    assert (published.left_out, published.accuracy) == (STEP_SIZE, done.accuracy)
+    with pytest.raises(Conflict):
+        clients.admin.cancel_replay(begun.id)
+
+
+def test_an_erasure_is_counted_and_then_done(service_app: House, clients: Clients) -> None:
+    held_one(clients)
+    found = clients.admin.erase(producer="alice")
+    assert found == ErasureReport(True, 1, STEP_SIZE, 1, 0)
+    done = clients.admin.erase(producer="alice", dry_run=False)
+    assert isinstance(done, ErasureReport)
+    assert (done.dry_run, done.samples, done.quarantine) == (False, STEP_SIZE, 1)
+    assert eventually(lambda: clients.admin.erase(producer="alice") == ErasureReport(True, 0, 0, 0, 0))

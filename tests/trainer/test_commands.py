@@ -140,16 +140,16 @@ class TestRollback:
         house.post(*stream)
         house.drain()
         early, late = house.held[:2]
-        house.order(EntryKind.RELEASE, ids=[early.id], label=None, force=False, note=None)
+        house.order(EntryKind.RELEASE, ids=[early.id], label=None, force=True, note=None)
         house.drain()
         target = house.newest[0]
-        house.order(EntryKind.RELEASE, ids=[late.id], label=None, force=False, note=None)
+        house.order(EntryKind.RELEASE, ids=[late.id], label=None, force=True, note=None)
         house.drain()
         house.order(EntryKind.ROLLBACK, checkpoint=target.id)
         house.drain()
         get = house.stores.quarantine.get
         assert (get(early.id).state, get(late.id).state) == (HeldState.RELEASED, HeldState.HELD)
-        again = house.order(EntryKind.RELEASE, ids=[late.id], label=None, force=False, note=None)
+        again = house.order(EntryKind.RELEASE, ids=[late.id], label=None, force=True, note=None)
         house.drain()
         assert house.outcome(again)["state"] == "released"
 

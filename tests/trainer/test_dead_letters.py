@@ -74,7 +74,9 @@ def test_one_that_always_fails_is_put_aside_alone_and_the_stream_goes_on(
     (letter,) = letters(house)
     assert (letter.batch, letter.first, letter.samples, letter.producer) == (pill.id, 0, 10, "ann")
     assert letter.error == "ArithmeticError: no such kernel"
-    assert codec.load(house.stores.dead_letters.get(letter.id).payload).y.tolist() == stream[1][90:100].tolist()
+    sent = codec.load(house.stores.dead_letters.get(letter.id).payload)
+    assert sent.y.tolist() == stream[1][90:100].tolist()
+    assert sent.ids == tuple(f"s{number}" for number in range(90, 100))
     assert {line.verdict.reason for line in house.stores.journal.samples(pill.id)} == {Reason.ERROR}
     assert len(house.stores.journal.samples(neighbour.id)) == 10
     assert sum(house.cuts) == 230

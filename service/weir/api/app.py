@@ -8,20 +8,42 @@ from typing import Any
 from fastapi import FastAPI
 
 import weir
-from weir.api import batches, checkpoints, mode, model, operations, predict, probe, problems, producers, quarantine
+from weir.api import (
+    batches,
+    checkpoints,
+    dead_letters,
+    erasure,
+    mode,
+    model,
+    operations,
+    predict,
+    probe,
+    problems,
+    producers,
+    quarantine,
+    replay,
+    review,
+)
 from weir.api.access import Access
 from weir.api.auth import Keyring
-from weir.api.service import Learner, Limits, Service
+from weir.api.service import Learner, Limits, Replays, Service
 from weir.metrics import Metrics
 from weir.stores.base import Stores
 from weir.types import Batch
 
-RESOURCES = (batches, predict, quarantine, model, checkpoints, probe, producers, mode, operations)
+RESOURCES = (
+    *(batches, predict, quarantine, review, dead_letters, model, checkpoints, replay),
+    *(probe, producers, mode, erasure, operations),
+)
 _ABOUT = """An online-learning service that guards what it learns from.
 
 Producers send batches of labelled samples; the guard accepts, corrects or quarantines each sample before the model
 learns from it; people review the quarantine. Times are Unix seconds, losses and discrepancies are in nats, and null
-means "not there yet", never zero. Failures are `application/problem+json` with a stable `code`.
+means "not there yet", never zero. Failures are `application/problem+json` with a stable `code`; 429, 503 and 507 come
+with `Retry-After` and are worth another try, for a batch under the same `Idempotency-Key`.
+
+What people ask of the learner (release, rollback, replay, erase ...) is a command in the log, audited, and carried out
+at its turn: 202 when that takes longer than a request may. What answers or erases many is a dry run unless told.
 
 Without any API key the service listens on this machine only, grants every role, and takes the producer from the
 header `X-Weir-Producer`."""
@@ -40,6 +62,7 @@ def create_app(
     *,
     stores: Stores,
     learner: Learner,
+    replays: Replays,
     metrics: Metrics,
     check_probe: Callable[[Batch], None],
     limits: Limits,
@@ -60,7 +83,13 @@ def create_app(
         responses=problems.responses(401, 403, 422, 500, 503),
     )
     app.state.service = Service(
-        stores=stores, learner=learner, limits=limits, clock=clock, metrics=metrics, check_probe=check_probe
+        stores=stores,
+        learner=learner,
+        replays=replays,
+        limits=limits,
+        clock=clock,
+        metrics=metrics,
+        check_probe=check_probe,
     )
     app.state.keyring = Keyring(stores.keys, keyed=keyed)
     for resource in RESOURCES:

@@ -16,7 +16,7 @@ from weir.api import bodies
 from weir.api.auth import FOLLOW, INSPECT, SEND, Caller, GuardedRoute, Identity
 from weir.api.commands import decided
 from weir.api.problems import responses
-from weir.api.schemas import Accepted, BatchState, BatchView, Counts, SampleView
+from weir.api.schemas.batches import Accepted, BatchState, BatchView, Counts, SampleView
 from weir.api.service import App, Service
 from weir.errors import (
     Conflict,
@@ -25,6 +25,7 @@ from weir.errors import (
     LogFull,
     NotFound,
     NotReady,
+    QuotaExceeded,
     TooLarge,
     Unauthenticated,
     UnsupportedType,
@@ -65,6 +66,8 @@ def _outcome(error: Exception) -> Outcome:
             return Outcome.INVALID
         case Unauthenticated() | Forbidden():
             return Outcome.DENIED
+        case QuotaExceeded():
+            return Outcome.OVER_QUOTA
         case LogFull() | NotReady():
             return Outcome.BUSY
         case _:
@@ -76,7 +79,7 @@ def _outcome(error: Exception) -> Outcome:
     status_code=202,
     dependencies=[Depends(_counted, scope="function"), Depends(SEND)],
     openapi_extra=bodies.documented(BODY, binary=True),
-    responses={200: {"model": BatchView, "description": "Decided within `wait`"}, **responses(408, 413, 415)},
+    responses={200: {"model": BatchView, "description": "Decided within `wait`"}, **responses(408, 413, 415, 429, 507)},
 )
 async def send_batch(
     request: Request,
@@ -98,7 +101,7 @@ async def send_batch(
         raise InvalidInput("wait", wait, f"seconds from 0 to {limits.max_wait_seconds:g}")
     body = await bodies.read(request, limits.max_body_bytes, limits.body_seconds)
     content_type = request.headers.get("content-type", "")
-    entry, new = await run_in_threadpool(_append, service, who, content_type, body, idempotency_key)
+    entry, new, accepted = await run_in_threadpool(_append, service, who, content_type, body, idempotency_key)
     response.headers["Location"] = f"{router.prefix}/{entry.id}"
     if not new:
         response.headers["Idempotency-Replayed"] = "true"
@@ -108,7 +111,7 @@ async def send_batch(
         if not view.counts.pending:
             response.status_code = 200
             return view
-    return Accepted(id=entry.id, samples=entry.samples)
+    return accepted
 
 
 @router.get("/{id}", dependencies=[Depends(FOLLOW)], responses=responses(404))
@@ -122,15 +125,20 @@ def read_batch(id: str, service: App, who: Caller) -> BatchView:
     return _view(service, entry, who)
 
 
-def _append(service: Service, who: Identity, content_type: str, body: bytes, key: str | None) -> tuple[Entry, bool]:
+def _append(
+    service: Service, who: Identity, content_type: str, body: bytes, key: str | None
+) -> tuple[Entry, bool, Accepted]:
+    """The log entry of a delivery, whether it is new, and the acknowledgement."""
+    service.admission.check(who.name)
     spec = service.published.recipe.inputs
     batch = codec.decode(content_type, body, spec, max_samples=service.limits.max_samples)
     named = None if key is None else IdempotencyKey(_checked(key), hashlib.sha256(body).hexdigest())
     payload = codec.encode(batch)
     try:
-        return service.stores.log.append(EntryKind.BATCH, who.name, payload, samples=len(batch), key=named)
+        entry, new = service.stores.log.append(EntryKind.BATCH, who.name, payload, samples=len(batch), key=named)
     except Conflict:
         raise InvalidInput("Idempotency-Key", repr(key), "a new key for a new body", code="key_reused") from None
+    return entry, new, Accepted(id=entry.id, samples=entry.samples, durability=service.durability())
 
 
 def _checked(key: str) -> str:
@@ -141,27 +149,30 @@ def _checked(key: str) -> str:
 
 def _view(service: Service, entry: Entry, who: Identity) -> BatchView:
     lines = service.stores.journal.samples(entry.id)
-    failed = "error" in (service.stores.journal.outcome(entry.id) or {})
     told = who.has(*INSPECT.roles)
     return BatchView(
         id=entry.id,
-        state=BatchState.DEAD if failed else _state(lines, entry.samples),
+        state=_state(lines, entry.samples),
         producer=entry.producer,
         samples=entry.samples,
         counts=_counts(lines, entry.samples),
         step=max((line.step for line in lines), default=None) if told else None,
-        verdicts=_verdicts(entry, lines) if told else None,
+        verdicts=_verdicts(service, entry, lines) if told else None,
     )
 
 
 def _state(lines: Sequence[JournalledSample], samples: int) -> BatchState:
     states = {_sample_state(line) for line in lines}
+    if BatchState.DEAD in states:
+        return BatchState.DEAD
     if len(lines) < samples:
         states.add(BatchState.QUEUED)
     return states.pop() if len(states) == 1 else BatchState.PARTIAL
 
 
 def _sample_state(line: JournalledSample) -> BatchState:
+    if line.verdict.reason is Reason.ERROR:
+        return BatchState.DEAD
     if line.verdict.verdict is Verdict.QUARANTINE:
         return BatchState.VETOED if line.verdict.reason is Reason.VETO else BatchState.HELD
     return BatchState.ROLLED_BACK if line.rolled_back else BatchState.LEARNED
@@ -172,6 +183,19 @@ def _counts(lines: Sequence[JournalledSample], samples: int) -> Counts:
     return Counts(**counts, pending=samples - len(lines))
 
 
-def _verdicts(entry: Entry, lines: Sequence[JournalledSample]) -> list[SampleView]:
-    ids = codec.load(entry.payload).ids
-    return [SampleView.of(line, ids[line.index] if ids else None) for line in lines]
+def _verdicts(service: Service, entry: Entry, lines: Sequence[JournalledSample]) -> list[SampleView]:
+    ids = _ids(service, entry)
+    return [SampleView.of(line, ids.get(line.index)) for line in lines]
+
+
+def _ids(service: Service, entry: Entry) -> dict[int, str]:
+    """The producer's ids by index, without those of erased samples.
+
+    The entry that a repeated key gives has no payload to read them from, and the log may have it no more.
+    """
+    try:
+        payload = entry.payload or service.stores.log.get(entry.id).payload
+    except NotFound:
+        return {}
+    batch, kept = codec.load_kept(payload)
+    return dict(zip(kept, batch.ids or (), strict=False))

@@ -55,10 +55,21 @@ async def read_json(request: Request, model: type[_M], seconds: float) -> _M:
 
 def documented(schema: dict[str, Any], *, binary: bool = False, required: bool = True) -> dict[str, Any]:
     """The OpenAPI part of a body that a route reads itself."""
-    content: dict[str, Any] = {JSON: {"schema": schema}}
+    content: dict[str, Any] = {JSON: {"schema": _whole(schema, schema.get("$defs", {}))}}
     if binary:
         content[SAFETENSORS] = {"schema": {"type": "string", "format": "binary"}}
     return {"requestBody": {"required": required, "content": content}}
+
+
+def _whole(part: Any, definitions: dict[str, Any]) -> Any:
+    """A schema with its own definitions in their places: a reference would look for them in the whole document."""
+    if isinstance(part, list):
+        return [_whole(item, definitions) for item in part]
+    if not isinstance(part, dict):
+        return part
+    if "$ref" in part:
+        return _whole(definitions[part["$ref"].rpartition("/")[2]], definitions)
+    return {name: _whole(value, definitions) for name, value in part.items() if name != "$defs"}
 
 
 async def _receive(request: Request) -> tuple[bytes, bool]:

@@ -10,7 +10,8 @@ from starlette.concurrency import run_in_threadpool
 from weir.api import bodies, commands
 from weir.api.auth import ADMINISTER, READ, Caller, GuardedRoute, Identity
 from weir.api.problems import responses
-from weir.api.schemas import CheckpointView, Page, Queued, Rollback, RolledBack, SaveCheckpoint
+from weir.api.schemas.checkpoints import CheckpointPage, CheckpointView, Rollback, RolledBack, SaveCheckpoint
+from weir.api.schemas.common import Queued
 from weir.api.service import App, Service
 from weir.errors import NotFound
 from weir.stores.base import Entry, EntryKind
@@ -21,9 +22,11 @@ _QUEUED: dict[int | str, dict[str, Any]] = {202: {"model": Queued, "description"
 
 
 @router.get("/checkpoints", dependencies=[Depends(READ)])
-def list_checkpoints(service: App) -> Page[CheckpointView]:
-    """The checkpoints that can be restored, oldest first."""
-    return Page[CheckpointView](items=[CheckpointView.of(info) for info in service.stores.checkpoints.all()])
+def list_checkpoints(service: App) -> CheckpointPage:
+    """The checkpoints that can be restored, oldest first, and from which of them a replay can begin."""
+    floor = service.stores.log.floor()
+    items = [CheckpointView.of(info, floor) for info in service.stores.checkpoints.all()]
+    return CheckpointPage(items=items, floor=floor)
 
 
 @router.post(
@@ -38,7 +41,8 @@ async def save_checkpoint(request: Request, response: Response, service: App, wh
     wish = await bodies.read_json(request, SaveCheckpoint, service.limits.body_seconds)
     command = wish.model_dump()
     entry = await run_in_threadpool(commands.append, service, who, EntryKind.CHECKPOINT, command, target="model")
-    return await commands.outcome(service, response, entry, CheckpointView.of_result)
+    floor = await run_in_threadpool(service.stores.log.floor)
+    return await commands.outcome(service, response, entry, lambda result: CheckpointView.of_result(result, floor))
 
 
 @router.post(

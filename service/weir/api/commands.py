@@ -12,7 +12,7 @@ from fastapi import Response
 
 from weir.api.auth import Identity
 from weir.api.problems import CommandFailed
-from weir.api.schemas import Queued
+from weir.api.schemas.common import Queued
 from weir.api.service import Service
 from weir.errors import NotReady
 from weir.stores.base import AuditRecord, Entry, EntryKind
@@ -53,7 +53,7 @@ async def outcome(
     result = await run_sync(service.stores.journal.outcome, entry.id)
     if result is None:
         response.status_code = 202
-        return Queued(id=entry.id)
+        return Queued(id=entry.id, durability=await run_sync(service.durability))
     if "error" in result:
         raise CommandFailed(result["error"])
     return view(result)

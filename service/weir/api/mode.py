@@ -8,7 +8,8 @@ from starlette.concurrency import run_in_threadpool
 from weir.api import bodies, commands
 from weir.api.auth import ADMINISTER, READ, Caller, GuardedRoute
 from weir.api.problems import responses
-from weir.api.schemas import ModeView, Queued, SetMode
+from weir.api.schemas.common import Queued
+from weir.api.schemas.model import ModeView, SetMode
 from weir.api.service import App
 from weir.stores.base import EntryKind
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Response
 from weir import codec
 from weir.api.auth import READ, GuardedRoute
 from weir.api.predict import STEP_HEADER
-from weir.api.schemas import ModelView
+from weir.api.schemas.model import ModelView
 from weir.api.service import App
 
 router = APIRouter(prefix="/v1/model", tags=["model"], route_class=GuardedRoute)

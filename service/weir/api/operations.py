@@ -7,12 +7,14 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, Response
 
 from weir.api.auth import READ, GuardedRoute
-from weir.api.schemas import Liveness, Readiness
+from weir.api.schemas.operations import Liveness, Readiness
 from weir.api.service import App, Service
+from weir.stores.base import Durability
 
 router = APIRouter(tags=["operations"], route_class=GuardedRoute)
 
 _LOG_SECONDS = 2.0
+_SILENT = Durability(("the log does not answer",))
 
 
 @router.get("/metrics", dependencies=[Depends(READ)], response_class=Response)
@@ -31,11 +33,13 @@ async def live() -> Liveness:
 @router.get("/health/ready", responses={503: {"model": Readiness, "description": "Not ready"}})
 async def ready(response: Response, service: App) -> Readiness:
     """Whether there is a model, a trainer and a log that answers, and whether the guard is armed; open to all."""
-    status = service.learner.status
+    status, (letters, durability) = service.learner.status, await _asked(service)
+    relaxed = durability.relaxed_because
     checks = {
         "no model is published yet": service.learner.publication is not None,
         "the trainer has stopped": status.alive,
-        "the log does not answer": await _log_answers(service),
+        f"the learner waits: {status.waits_for}": status.waits_for is None,
+        "the log does not answer": letters is not None,
     }
     because = [why for why, well in checks.items() if not well]
     if because:
@@ -46,14 +50,23 @@ async def ready(response: Response, service: App) -> Readiness:
         armed=status.armed,
         unarmed_because=status.unarmed_because,
         breaker_open=status.breaker_open,
+        waits_for=status.waits_for,
+        durability="relaxed" if relaxed else "durable",
+        durability_because=list(relaxed),
+        dead_letters=letters,
     )
 
 
-async def _log_answers(service: Service) -> bool:
+async def _asked(service: Service) -> tuple[int | None, Durability]:
+    """How many dead letters wait, and what a 202 is worth; None and nothing when the log does not answer."""
+
+    def ask() -> tuple[int, Durability]:
+        service.stores.log.tail()
+        return service.stores.dead_letters.waiting(), service.stores.durability()
+
     with anyio.move_on_after(_LOG_SECONDS):
         try:
-            await run_sync(service.stores.log.tail, abandon_on_cancel=True)
+            return await run_sync(ask, abandon_on_cancel=True)
         except Exception:  # whatever the store's driver raises means the same here
-            return False
-        return True
-    return False
+            return None, _SILENT
+    return None, _SILENT

@@ -9,7 +9,7 @@ from weir import codec
 from weir.api import bodies
 from weir.api.auth import READ, GuardedRoute
 from weir.api.problems import responses
-from weir.api.schemas import Prediction
+from weir.api.schemas.model import Prediction
 from weir.api.service import App, Service
 from weir.types import Publication
 

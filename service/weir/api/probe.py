@@ -13,7 +13,8 @@ from weir.api import bodies, commands
 from weir.api.auth import ADMINISTER, READ, Caller, GuardedRoute, Identity
 from weir.api.batches import BODY
 from weir.api.problems import responses
-from weir.api.schemas import ProbeView, Queued
+from weir.api.schemas.common import Queued
+from weir.api.schemas.model import ProbeView
 from weir.api.service import App, Service
 from weir.errors import NotFound
 from weir.stores.base import Entry, EntryKind

@@ -38,14 +38,19 @@ STATUS: dict[type[errors.WeirError], int] = {
     errors.TooLarge: 413,
     errors.UnsupportedType: 415,
     errors.LogFull: 503,
+    errors.QuotaExceeded: 429,
     errors.NotReady: 503,
     errors.ModelNotBuilt: 500,
     errors.DamagedCheckpoint: 500,
     errors.StorageFailed: 503,
+    errors.StorageFull: 507,
+    errors.Fenced: 503,
     errors.ServiceUnavailable: 502,
 }
-_BY_CODE = {error.code: status for error, status in STATUS.items()}
+_BY_CODE = {error.code: status for error, status in STATUS.items()} | {"command_failed": 500}
 _LONGEST = 200
+_STORAGE_SECONDS = 5
+_FULL = "the disk is full: nothing was taken; free space, then send it again"
 
 
 class Problem(BaseModel):
@@ -81,7 +86,7 @@ def concealed(request: Request, error: Exception, status: int = 500, code: str =
     request_id = request.state.request_id
     _log.error("%s; request %s", code, request_id, exc_info=error)
     detail = f"something failed inside the service; its log has the cause under the request id {request_id}"
-    return _problem(request, status, code, detail)
+    return _problem(request, status, code, detail, headers=_headers(error))
 
 
 def install(app: FastAPI) -> None:
@@ -95,6 +100,9 @@ def install(app: FastAPI) -> None:
 async def _weir_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, errors.WeirError)
     status = next(STATUS[cls] for cls in type(error).__mro__ if cls in STATUS)
+    if isinstance(error, errors.StorageFull):
+        _log.error("%s; request %s", error, request.state.request_id)
+        return _problem(request, status, error.code, _FULL, headers=_headers(error))
     if status >= 500 and not isinstance(error, errors.Refused):
         return concealed(request, error, status, error.code)
     place = {}
@@ -134,11 +142,13 @@ def _lower(text: str) -> str:
     return text[:1].lower() + text[1:]
 
 
-def _headers(error: errors.WeirError) -> dict[str, str]:
+def _headers(error: Exception) -> dict[str, str]:
     match error:
         case errors.Unauthenticated():
             return {"WWW-Authenticate": 'Bearer realm="weir"'}
-        case errors.LogFull() | errors.NotReady():
+        case errors.StorageFailed() | errors.Fenced():
+            return {"Retry-After": str(_STORAGE_SECONDS)}
+        case errors.LogFull() | errors.QuotaExceeded() | errors.NotReady():
             return {"Retry-After": str(max(1, math.ceil(error.retry_after)))}
         case errors.TooLarge():
             return {"Connection": "close"}  # the rest of the body is still on its way

@@ -5,7 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Depends
 
 from weir.api.auth import INSPECT, GuardedRoute
-from weir.api.schemas import Page, ProducerView
+from weir.api.schemas.common import Page
+from weir.api.schemas.model import ProducerView
 from weir.api.service import App
 
 router = APIRouter(prefix="/v1/producers", tags=["producers"], route_class=GuardedRoute)

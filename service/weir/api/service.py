@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Protocol
+from typing import Annotated, Literal, Protocol
 
 import anyio
 from fastapi import Depends, Request
 
-from weir.errors import NotReady
+from weir.api.admission import Admission
+from weir.errors import InvalidInput, NotReady
 from weir.metrics import Metrics
 from weir.stores.base import Stores
 from weir.types import Batch, LearnerStatus, Publication, ReplayOrder, ReplayReport
+
+DurabilityName = Literal["durable", "relaxed"]
 
 
 class Learner(Protocol):
@@ -51,7 +54,9 @@ class Limits:
     """How much one request may carry, ask for and wait for; sizes in bytes, times in seconds.
 
     ``waiters`` and ``predictors`` are threads of their own: requests that wait for the learner or for
-    the model's arithmetic can never take the threads that all other requests need.
+    the model's arithmetic can never take the threads that all other requests need. From ``quarantine_producer_max``
+    held samples of its own on a producer's deliveries are refused, and from ``quarantine_max_samples`` of all on those
+    of every producer that has some there.
     """
 
     max_body_bytes: int = 32 * 1024 * 1024
@@ -63,6 +68,15 @@ class Limits:
     max_page_size: int = 500
     waiters: int = 32
     predictors: int = 4
+    quarantine_max_samples: int = 100_000
+    quarantine_producer_max: int = 20_000
+
+    def page(self, wanted: int | None) -> int:
+        """How many items a page has; raises InvalidInput for more than it may."""
+        size = self.page_size if wanted is None else wanted
+        if not 1 <= size <= self.max_page_size:
+            raise InvalidInput("limit", size, f"1 to {self.max_page_size}")
+        return size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,16 +88,25 @@ class Service:
 
     stores: Stores
     learner: Learner
+    replays: Replays
     limits: Limits
     clock: Callable[[], float]
     metrics: Metrics
     check_probe: Callable[[Batch], None]
+    admission: Admission = field(init=False)
     waiters: anyio.CapacityLimiter = field(init=False)
     predictors: anyio.CapacityLimiter = field(init=False)
 
     def __post_init__(self) -> None:
+        most, most_of_one = self.limits.quarantine_max_samples, self.limits.quarantine_producer_max
+        admission = Admission(self.stores.quarantine, most=most, most_of_one=most_of_one)
+        object.__setattr__(self, "admission", admission)
         object.__setattr__(self, "waiters", anyio.CapacityLimiter(self.limits.waiters))
         object.__setattr__(self, "predictors", anyio.CapacityLimiter(self.limits.predictors))
+
+    def durability(self) -> DurabilityName:
+        """What an acknowledgement is worth now, in one word; blocks."""
+        return "relaxed" if self.stores.durability().relaxed_because else "durable"
 
     @property
     def published(self) -> Publication:

@@ -7,7 +7,21 @@ from typing import Annotated
 import typer
 
 import weir
-from weir.cli import bench, burnin, checkpoints, demo, keys, probe, quarantine, redteam, serve, stream
+from weir.cli import (
+    bench,
+    burnin,
+    checkpoints,
+    dead_letters,
+    demo,
+    erase,
+    keys,
+    probe,
+    quarantine,
+    redteam,
+    replay,
+    serve,
+    stream,
+)
 
 _ABOUT = """An online-learning service that guards what it learns from.
 
@@ -34,8 +48,12 @@ app.command()(burnin.burnin)
 app.command()(serve.serve)
 app.command()(stream.stream)
 app.command()(redteam.redteam)
+app.command()(checkpoints.rollback)
+app.add_typer(replay.app, name="replay")
+app.command()(erase.erase)
 app.add_typer(quarantine.app, name="quarantine", help="Review what the guard holds back.")
-app.add_typer(checkpoints.app, name="checkpoints", help="Save the model, and go back.")
+app.add_typer(checkpoints.app, name="checkpoints", help="Save the model, and see what was saved.")
+app.add_typer(dead_letters.app, name="dead-letters", help="Deliveries that could not be processed.")
 app.add_typer(probe.app, name="probe", help="The trusted samples that the guard is calibrated on.")
 app.add_typer(keys.app, name="keys", help="API keys of a data folder.")
 app.command(context_settings=bench.FORWARDED)(bench.bench)

@@ -1,4 +1,4 @@
-"""``weir checkpoints``: the durable states of a running service's model."""
+"""``weir checkpoints`` and ``weir rollback``: the durable states of a running service's model."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.command("list")
 def list_checkpoints(url: Url = DEFAULT_URL, key_file: KeyFile = None, as_json: AsJson = False) -> None:
-    """List the checkpoints, oldest first."""
+    """List the checkpoints, oldest first, and from which of them a replay can begin."""
     with connect(url, key_file) as client:
         items = [values(checkpoint) for checkpoint in client.checkpoints()]
-    show(items, ("id", "step", "created_at", "bytes", "reason"), as_json=as_json)
+    show(items, ("id", "step", "created_at", "bytes", "replayable", "reason"), as_json=as_json)
 
 
 @app.command()
@@ -37,7 +37,6 @@ def create(
         report(client.checkpoint(reason), as_json=as_json)
 
 
-@app.command()
 def rollback(
     id: Annotated[str, typer.Argument(help="The checkpoint's id, as `weir checkpoints list` shows it.")],
     url: Url = DEFAULT_URL,
@@ -50,7 +49,7 @@ def rollback(
 
     \b
     Example:
-      weir checkpoints rollback 00000004-1500
+      weir rollback 00000004-1500
     """
     with connect(url, key_file) as client:
         report(client.rollback(id), as_json=as_json)

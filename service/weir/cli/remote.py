@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from weir.cli.output import AsJson, card, document, remark
+from weir.cli.output import AsJson, card, document, remark, show
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
     from weir.client import Client
 
-__all__ = ["AsJson", "KeyFile", "Url", "connect", "report", "values"]
+__all__ = ["AsJson", "KeyFile", "Url", "connect", "each", "report", "values"]
 
 PATIENCE_SECONDS = 3.0
 
@@ -43,6 +44,22 @@ def report(result: DataclassInstance, *, as_json: bool) -> None:
         remark(f"Queued as {result.id}: the learner has not come to it yet.")
         return document(values(result)) if as_json else None
     return card(values(result), as_json=as_json)
+
+
+def each(ids: Sequence[str], answer: Callable[[str], Any], columns: Sequence[str], as_json: bool) -> None:
+    """Answer every id, whatever becomes of the others; exits with 1 when one could not be answered."""
+    from weir.errors import WeirError
+
+    items, failed = [], False
+    for id in ids:
+        try:
+            items.append(values(answer(id)))
+        except WeirError as error:
+            failed = True
+            remark(f"weir: {id}: {error}")
+    show(items, columns, as_json=as_json, nothing="None was answered.")
+    if failed:
+        raise typer.Exit(1)
 
 
 def values(result: DataclassInstance) -> dict[str, Any]:

@@ -13,23 +13,24 @@ from weir import errors
 INVALID: dict[str, type[errors.InvalidInput]] = {
     error.code: error for error in (errors.InvalidInput, errors.InvalidProbe, errors.InvalidSetting)
 }
-TOLD: dict[str, type[errors.WeirError]] = {
-    error.code: error
-    for error in (
-        errors.Refused,
-        errors.Unauthenticated,
-        errors.Forbidden,
-        errors.NotFound,
-        errors.Conflict,
-        errors.TooLarge,
-        errors.UnsupportedType,
-        errors.LogFull,
-        errors.NotReady,
-        errors.ModelNotBuilt,
-        errors.DamagedCheckpoint,
-        errors.StorageFailed,
-    )
-}
+_TOLD: tuple[type[errors.WeirError], ...] = (
+    errors.Refused,
+    errors.Unauthenticated,
+    errors.Forbidden,
+    errors.NotFound,
+    errors.Conflict,
+    errors.TooLarge,
+    errors.UnsupportedType,
+    errors.LogFull,
+    errors.QuotaExceeded,
+    errors.NotReady,
+    errors.ModelNotBuilt,
+    errors.DamagedCheckpoint,
+    errors.StorageFailed,
+    errors.StorageFull,
+    errors.Fenced,
+)
+TOLD = {error.code: error for error in _TOLD} | {"quarantine_full": errors.QuotaExceeded}
 _OF_A_BATCH = ("body", "x", "y", "ids")
 _OF_A_PROBE = "probe"
 
@@ -50,7 +51,7 @@ def error_of(response: httpx.Response) -> errors.WeirError:
     unknown = errors.Refused if response.status_code < 500 else errors.ServiceUnavailable
     error = _told(TOLD.get(code, unknown), str(document.get("detail") or document.get("title") or code))
     error.code = code
-    if isinstance(error, errors.LogFull | errors.NotReady):
+    if isinstance(error, errors.LogFull | errors.QuotaExceeded | errors.NotReady):
         error.retry_after = retry_after(response) or 1.0
     return error
 

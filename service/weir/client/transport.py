@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic, sleep
 from typing import Any, Self
@@ -11,9 +13,9 @@ from typing import Any, Self
 import httpx
 
 from weir.client.problems import error_of, retry_after
-from weir.errors import InvalidSetting, LogFull, NotReady, ServiceUnavailable, WeirError
+from weir.errors import InvalidSetting, LogFull, NotReady, ServiceUnavailable, StorageFull, WeirError
 
-_BUSY = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
+_BUSY = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.INSUFFICIENT_STORAGE)
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _CONNECT_SECONDS = 5.0
@@ -55,9 +57,9 @@ class Transport:
     ) -> httpx.Response:
         """The answer to a request that succeeded; ``wait`` is how long the service itself may take on purpose.
 
-        A service that is busy (429, 503) or not reached is asked again, after a jittered pause that grows and that
-        honours Retry-After. What may have been carried out is asked again only if it is ``repeatable`` (if not told:
-        all but POST). Raises the error of the last try.
+        A service that is busy or full (429, 503, 507) or not reached is asked again, after a jittered pause that grows
+        and that honours Retry-After. What may have been carried out is asked again only if it is ``repeatable`` (if not
+        told: all but POST). Raises the error of the last try.
         """
         again = method != "POST" if repeatable is None else repeatable
         deadline, attempt = monotonic() + self._patience, 0
@@ -74,9 +76,26 @@ class Transport:
 
     def once(self, method: str, path: str, *, wait: float = 0.0, **parts: Any) -> httpx.Response:
         """Whatever answers to one try; raises ServiceUnavailable when nothing does."""
-        timeout = httpx.Timeout(self._timeout + wait, connect=min(self._timeout, _CONNECT_SECONDS))
+        with self._translated():
+            return self._http.request(method, path, timeout=self._limits(wait), **parts)
+
+    def lines(self, path: str, **parts: Any) -> Iterator[str]:
+        """The lines of an answer as they arrive, asked for once; raises ServiceUnavailable when they break off."""
+        timeout = self._limits(0.0)
+        with self._translated(), self._http.stream("GET", path, timeout=timeout, **parts) as response:
+            if not response.is_success:
+                response.read()
+                raise error_of(response)
+            yield from response.iter_lines()
+
+    def _limits(self, wait: float) -> httpx.Timeout:
+        return httpx.Timeout(self._timeout + wait, connect=min(self._timeout, _CONNECT_SECONDS))
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """What the network raises, as ServiceUnavailable."""
         try:
-            return self._http.request(method, path, timeout=timeout, **parts)
+            yield
         except _NEVER_SENT as error:
             cure = "start one there with `weir serve`, or give the right address"
             raise ServiceUnavailable(
@@ -95,7 +114,7 @@ class Transport:
         if response.is_success:
             return response
         error, status = error_of(response), response.status_code
-        not_taken = status == httpx.codes.TOO_MANY_REQUESTS or isinstance(error, LogFull | NotReady)
+        not_taken = status == httpx.codes.TOO_MANY_REQUESTS or isinstance(error, LogFull | NotReady | StorageFull)
         return _Failure(error, worth_it=status in _BUSY, not_taken=not_taken, asked=retry_after(response) or 0.0)
 
 

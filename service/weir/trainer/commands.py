@@ -11,8 +11,9 @@ from typing import Any, NamedTuple, Protocol
 from weir import codec
 from weir.core import Engine
 from weir.errors import Conflict, DamagedCheckpoint, Fenced, InvalidInput, NotFound, StorageFailed, WeirError
+from weir.stores import erasure
 from weir.stores.base import CheckpointInfo, Decision, Entry, EntryKind, Held, HeldState, Lineage, Stores
-from weir.trainer import erasure
+from weir.trainer.erasure import learned_by
 from weir.trainer.rerun import NewEngine, Rerun, on_record, released_step
 from weir.trainer.saved import Saved
 from weir.types import GuardMode, SampleRef, SampleVerdict, Step, StepReport
@@ -150,7 +151,8 @@ def checkpoint(host: Host, entry: Entry, recorded: Decision | None) -> Outcome:
 def erase(host: Host, entry: Entry, recorded: Decision | None) -> Outcome:
     """Write a checkpoint, so that no recovery needs what is erased; then it is, once that is in the journal."""
     found = erasure.find(host.stores, erasure.Target.of(json.loads(entry.payload)), entry.position)
-    return _with_checkpoint(host, "erase", Outcome(found.to_values()))
+    result = {**found.to_values(), "checkpoints": learned_by(host.stores, found)}
+    return _with_checkpoint(host, "erase", Outcome(result))
 
 
 def probe(host: Host, entry: Entry, recorded: Decision | None) -> Outcome:

@@ -188,9 +188,9 @@ class Course:
             case StepCut() if not cut.refs:
                 pass  # all of it has been erased since it was decided on
             case StepCut() if recorded and recorded.verdicts[0].reason is Reason.ERROR:
-                self._bury(cut, cut.refs, recorded.result["error"], codec.encode(Batch(cut.x, cut.y)))
+                self._bury(cut, cut.refs, recorded.result["error"], cut.payload)
             case StepCut() if given_up is not None:
-                self._bury(cut, cut.refs, given_up, codec.encode(Batch(cut.x, cut.y)))
+                self._bury(cut, cut.refs, given_up, cut.payload)
             case StepCut():
                 self._process(cut, recorded)
 

@@ -35,6 +35,12 @@ class StepCut:
     ids: tuple[str | None, ...]
 
     @property
+    def payload(self) -> bytes:
+        """The samples as a batch of their own; where not all of them have ids of their producers, none has."""
+        named = tuple(id for id in self.ids if id is not None)
+        return codec.encode(Batch(self.x, self.y, named if len(named) == len(self.ids) else None))
+
+    @property
     def batches(self) -> int:
         """How many batches the samples come from."""
         return len({ref.batch for ref in self.refs})

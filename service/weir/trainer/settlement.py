@@ -8,8 +8,8 @@ from contextlib import suppress
 
 from weir import codec
 from weir.errors import NotFound
+from weir.stores import erasure
 from weir.stores.base import Decision, Entry, EntryKind, Held, HeldFilter, HeldState, Stores
-from weir.trainer import erasure
 from weir.types import Batch, SampleRef, SampleVerdict, Verdict
 
 PAGE = 500
