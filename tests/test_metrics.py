@@ -92,16 +92,24 @@ def reporting(*reports: ProducerReport, names: tuple[str, ...]) -> Levels:
     return dataclasses.replace(LEVELS, status=dataclasses.replace(STATUS, producers=reports), producers=names)
 
 
-def producer(name: str, seen: int, held: int, *, standing: Standing = Standing.GOOD) -> ProducerReport:
+def producer(
+    name: str,
+    seen: int,
+    held: int,
+    *,
+    standing: Standing = Standing.GOOD,
+    score: float | None = None,
+    sequential: float | None = None,
+) -> ProducerReport:
     return ProducerReport(
         producer=name,
         seen=seen,
         held=held,
         corrected=0,
-        score=None,
-        threshold=None,
-        sequential_score=None,
-        sequential_threshold=None,
+        score=score,
+        threshold=None if score is None else 4.0,
+        sequential_score=sequential,
+        sequential_threshold=None if sequential is None else 10.0,
         suspect_share=None,
         standing=standing,
     )
@@ -127,6 +135,17 @@ def test_drift_and_decline_are_counted_apart_from_suspicion(metrics: Metrics) ->
     assert value(metrics, "weir_declines_total") == 1
     assert value(metrics, "weir_vetoes_total") == 0
     assert value(metrics, "weir_poison_suspected_total", reason="sample") == 2
+
+
+def test_alarms_are_counted_by_reason_from_zero_on(metrics: Metrics) -> None:
+    assert value(metrics, "weir_alarms_total", reason="producer") == 0
+    metrics.observe(dataclasses.replace(REPORT, alarms=(Reason.STEP, Reason.PRODUCER)))
+    metrics.observe(dataclasses.replace(REPORT, alarms=(Reason.DISCREPANCY,)))
+    metrics.observe(REPORT)
+    found = {
+        reason: value(metrics, "weir_alarms_total", reason=reason) for reason in ("step", "producer", "discrepancy")
+    }
+    assert found == {"step": 1, "producer": 1, "discrepancy": 1}
 
 
 def test_standings_are_counted_and_none_is_left_out(metrics: Metrics) -> None:
@@ -162,6 +181,20 @@ def test_a_veto_is_counted_and_a_passed_gate_is_not(metrics: Metrics) -> None:
     metrics.observe(dataclasses.replace(REPORT, gate=GateReport(0.1, 4.0, 2.0, vetoed=True)))
     metrics.observe(dataclasses.replace(REPORT, gate=GateReport(0.0, 0.0, 2.0, vetoed=False)))
     assert value(metrics, "weir_vetoes_total") == 1
+
+
+def test_the_gate_shows_its_evidence_and_none_where_no_step_was_tried(metrics: Metrics) -> None:
+    metrics.observe(dataclasses.replace(REPORT, gate=GateReport(0.1, 4.0, 2.0, vetoed=True)))
+    assert (value(metrics, "weir_gate_statistic"), value(metrics, "weir_gate_threshold")) == (4.0, 2.0)
+    metrics.observe(REPORT)
+    assert value(metrics, "weir_gate_statistic") is None
+
+
+def test_memory_of_an_accelerator_is_told_where_there_is_one(metrics: Metrics) -> None:
+    metrics.watch(lambda: LEVELS)
+    assert value(metrics, "weir_device_memory_bytes") is None
+    metrics.watch(lambda: dataclasses.replace(LEVELS, device_memory_bytes=2**30))
+    assert value(metrics, "weir_device_memory_bytes") == 2**30
 
 
 def test_levels_are_read_anew_at_every_scrape(metrics: Metrics) -> None:
@@ -210,6 +243,23 @@ def test_producers_without_a_key_share_one_label(metrics: Metrics) -> None:
     assert value(metrics, "weir_producer_held_ratio", producer="b") is None
     assert value(metrics, "weir_producer_held_ratio", producer="other") == 0.25
     assert value(metrics, "weir_producer_held_ratio", producer="x") is None
+
+
+def test_a_producer_shows_its_worst_evidence_and_its_standing(metrics: Metrics) -> None:
+    reports = (
+        producer("a", 10, 0, score=2.0, sequential=20.0, standing=Standing.SUSPENDED),
+        producer("b", 10, 0),
+        producer("x", 10, 0, score=1.0),
+        producer("y", 30, 0, score=3.0, standing=Standing.WATCHED),
+    )
+    metrics.watch(lambda: reporting(*reports, names=("a", "b")))
+
+    def of(name: str) -> dict[str, float | None]:
+        return {label: value(metrics, f"weir_producer_{name}", producer=label) for label in ("a", "b", "other")}
+
+    assert of("evidence_ratio") == {"a": 2.0, "b": None, "other": 0.75}
+    assert of("standing") == {"a": 2, "b": 0, "other": 1}
+    assert of("seen_samples") == {"a": 10, "b": 10, "other": 40}
 
 
 def test_the_number_of_producer_labels_is_bounded(metrics: Metrics) -> None:

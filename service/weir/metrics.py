@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter as PyCounter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -19,6 +19,8 @@ OTHER = "other"
 MAX_PRODUCERS = 100
 
 _UNSUSPECTED = frozenset({Reason.CLEAN, Reason.UNARMED, Reason.RELEASED, Reason.BREAKER})
+_ALARMS = (Reason.STEP, Reason.PRODUCER, Reason.DISCREPANCY)
+_STANDINGS = tuple(Standing)
 _NATS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 _PVALUES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, *(tenth / 10 for tenth in range(1, 11)))
 _SECONDS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
@@ -53,6 +55,7 @@ class Levels:
     durability_relaxed: bool
     producers: Collection[str]
     now: float
+    device_memory_bytes: int | None = None  # None where the model is in the machine's own memory
 
 
 class Metrics:
@@ -65,6 +68,7 @@ class Metrics:
         self._batches = self._counter("batches", "Deliveries by how they ended at the door.", "outcome", Outcome)
         suspicions = [reason for reason in Reason if reason not in _UNSUSPECTED]
         self._suspected = self._counter("poison_suspected", "Suspected samples by reason.", "reason", suspicions)
+        self._alarms = self._counter("alarms", "Steps that raised an alarm over many samples.", "reason", _ALARMS)
         self._vetoes = Counter("weir_vetoes", "Steps that the gate undid.", registry=self.registry)
         self._drift = Counter(
             "weir_drift_suspected", "Steps at which producers changed together.", registry=self.registry
@@ -92,6 +96,8 @@ class Metrics:
         self._vetoes.inc(report.vetoed)
         self._drift.inc(report.drift)
         self._declines.inc(report.gate is not None and report.gate.declined)
+        for reason in report.alarms:
+            self._alarms.labels(reason).inc()
         for verdict, count in report.counts.items():
             self._samples.labels(verdict).inc(count)
         for sample in report.verdicts:
@@ -157,6 +163,9 @@ def _of_report(report: StepReport) -> Iterator[Metric]:
     )
     yield _gauge("step_score", "Evidence of the last step's samples together.", report.step_score)
     yield _gauge("step_score_threshold", "Threshold on weir_step_score.", report.step_threshold)
+    gate = report.gate
+    yield _gauge("gate_statistic", "Evidence that the last step hurts the probe set.", gate.statistic if gate else None)
+    yield _gauge("gate_threshold", "Threshold on weir_gate_statistic.", gate.threshold if gate else None)
     yield _gauge("snapshot_lag_steps", "Updates between the snapshot and the current model.", report.lag)
 
 
@@ -170,7 +179,8 @@ def _of_levels(levels: Levels) -> Iterator[Metric]:
     yield _gauge("dead_letters", "Deliveries that could not be processed, not sent anew.", levels.dead_letters)
     yield _gauge("durability_relaxed", "Whether a crash may lose what was taken.", levels.durability_relaxed)
     yield _gauge("checkpoint_timestamp_seconds", "When the newest checkpoint was made.", levels.checkpoint_at)
-    yield _of_producers(levels.status.producers, levels.producers)
+    yield _gauge("device_memory_bytes", "Memory that tensors take on the accelerator.", levels.device_memory_bytes)
+    yield from _of_producers(levels.status.producers, levels.producers)
 
 
 def _of_status(status: LearnerStatus, now: float) -> Iterator[Metric]:
@@ -201,18 +211,40 @@ def _standings(reports: Collection[ProducerReport]) -> Metric:
     return family
 
 
-def _of_producers(reports: Collection[ProducerReport], names: Collection[str]) -> Metric:
-    family = GaugeMetricFamily("weir_producer_held_ratio", "Held share of a producer's samples.", labels=["producer"])
+def _of_producers(reports: Collection[ProducerReport], names: Collection[str]) -> Iterator[Metric]:
+    """What is on record of each producer that has a label, and of the others together."""
     labels = frozenset(sorted(names)[:MAX_PRODUCERS])
-    totals: dict[str, tuple[int, int]] = {}
+    groups: dict[str, list[ProducerReport]] = {}
     for report in reports:
-        label = report.producer if report.producer in labels else OTHER
-        held, seen = totals.get(label, (0, 0))
-        totals[label] = (held + report.held, seen + report.seen)
-    for label, (held, seen) in totals.items():
-        if seen:
-            family.add_metric([label], held / seen)
+        groups.setdefault(report.producer if report.producer in labels else OTHER, []).append(report)
+    seen = {label: sum(report.seen for report in group) for label, group in groups.items()}
+    held = {label: sum(report.held for report in group) / seen[label] for label, group in groups.items() if seen[label]}
+    evidence = {label: _worst(map(_evidence, group)) for label, group in groups.items()}
+    standing = {label: _worst(_STANDINGS.index(report.standing) for report in group) for label, group in groups.items()}
+    yield _by_producer("held_ratio", "Held share of a producer's samples.", held)
+    yield _by_producer("seen_samples", "Samples of a producer that its record counts.", seen)
+    yield _by_producer(
+        "evidence_ratio", "Evidence against a producer's samples together, over its threshold.", evidence
+    )
+    yield _by_producer("standing", "Standing of a producer: 0 good, 1 watched, 2 suspended.", standing)
+
+
+def _by_producer(name: str, help: str, values: Mapping[str, float | None]) -> Metric:
+    family = GaugeMetricFamily(f"weir_producer_{name}", help, labels=["producer"])
+    for label, value in values.items():
+        if value is not None:
+            family.add_metric([label], value)
     return family
+
+
+def _evidence(report: ProducerReport) -> float | None:
+    """The larger of a producer's two scores, each over its threshold."""
+    pairs = ((report.score, report.threshold), (report.sequential_score, report.sequential_threshold))
+    return _worst(score / bound for score, bound in pairs if score is not None and bound)
+
+
+def _worst(values: Iterable[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
 
 
 def _gauge(name: str, help: str, value: float | None) -> Metric:

@@ -168,7 +168,12 @@ def _levels(trainer: Trainer, stores: Stores) -> Levels:
         durability_relaxed=bool(stores.durability().relaxed_because),
         producers={record.name for record in stores.keys.all()},
         now=time.time(),
+        device_memory_bytes=_device_memory(trainer.status.device),
     )
+
+
+def _device_memory(device: str) -> int | None:
+    return torch.cuda.memory_allocated(device) if device.startswith("cuda") else None
 
 
 def _answer(app: FastAPI, listener: socket.socket) -> None:
