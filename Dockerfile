@@ -3,6 +3,15 @@
 #   docker build -t weir --build-arg TORCH=cuda .   torch with CUDA, as PyPI carries it for Linux
 # TORCH_INDEX is where the CPU build of torch is found; empty: where pip finds everything else.
 
+# What is to be installed: a layer below is made anew only when its own line of these changes.
+FROM python:3.11-slim AS wanted
+WORKDIR /wanted
+COPY constraints.txt pyproject.toml ./
+RUN sed -n 's/^torch==//p' constraints.txt >torch \
+ && python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+print(*project["dependencies"], *project["optional-dependencies"]["data"], sep="\n")' >all \
+ && grep -v matplotlib all >requirements.txt
+
 FROM python:3.11-slim AS dependencies
 ARG TORCH=cpu
 ARG TORCH_INDEX=
@@ -13,26 +22,23 @@ WORKDIR /source
 RUN python -m venv /opt/tools \
  && /opt/tools/bin/pip install -q setuptools==80.9.0 \
  && python -m venv --without-pip /opt/weir
-COPY constraints.txt ./
-RUN install=(/opt/tools/bin/pip --python /opt/weir/bin/python install -q -c constraints.txt); \
-    version=$(sed -n 's/^torch==//p' constraints.txt); \
+COPY --from=wanted /wanted/torch ./
+RUN install=(/opt/tools/bin/pip --python /opt/weir/bin/python install -q); \
     case "$TORCH" in \
-      cpu) "${install[@]}" --no-deps ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "torch==$version+cpu" ;; \
-      cuda) "${install[@]}" "torch==$version" ;; \
+      cpu) "${install[@]}" --no-deps ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "torch==$(<torch)+cpu" ;; \
+      cuda) "${install[@]}" "torch==$(<torch)" ;; \
       *) echo "TORCH is $TORCH: expected cpu or cuda" >&2; exit 1 ;; \
     esac
-COPY pyproject.toml ./
-# Only what the project asks for, not the project: a change of its source leaves this layer alone. No pictures here.
-RUN python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-print(*project["dependencies"], *project["optional-dependencies"]["data"], sep="\n")' \
-  | grep -v matplotlib >requirements.txt \
- && /opt/tools/bin/pip --python /opt/weir/bin/python install -q -c constraints.txt -r requirements.txt \
- && cd /opt/weir/lib/python3.11/site-packages \
- && rm -rf torch/include torch/test torch/bin/*[Tt]est* torch/bin/protoc* pyarrow/include pyarrow/tests \
+COPY --from=wanted /wanted/requirements.txt /wanted/constraints.txt ./
+RUN /opt/tools/bin/pip --python /opt/weir/bin/python install -q -c constraints.txt -r requirements.txt
+WORKDIR /opt/weir/lib/python3.11/site-packages
+# What only programs in C++ and tests need.
+RUN rm -rf torch/include torch/test torch/bin/*[Tt]est* torch/bin/protoc* pyarrow/include pyarrow/tests \
  && find scipy sklearn numpy sympy -name tests -type d -prune -exec rm -rf {} +
 
 FROM dependencies AS package
-COPY README.md LICENSE ./
+WORKDIR /source
+COPY pyproject.toml README.md LICENSE ./
 COPY service ./service
 RUN /opt/tools/bin/pip wheel -q --no-deps --no-build-isolation -w /wheels . \
  && /opt/tools/bin/pip --python /opt/weir/bin/python install -q --no-deps --root /staged /wheels/weir-*.whl

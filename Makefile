@@ -6,7 +6,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check clean
+.PHONY: help demo test check stack-test clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,12 @@ test: $(READY) ## the whole test suite
 
 check: $(READY) ## format, lint, types and import layers
 	@scripts/check
+
+# Where no engine runs one is started (as root, on Debian); what cannot be pulled has a stand-in.
+stack-test: $(READY) ## the whole stack in containers: attacked, killed, cut off
+	@scripts/engine.sh start
+	@scripts/stand-in-images.sh
+	@$(BIN)/python -m pytest -q -x -s tests/stack
 
 clean: ## remove the virtual environment and every cache
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build service/weir.egg-info

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,8 +18,14 @@ PROJECT = "weir-stack-test"
 STAND_IN = "weir.stand-in"
 BASE = "python:3.11-slim"
 GRAFANA = "grafana/grafana:11.6.0"
+HEALTHY_SECONDS = 300
 
 _T = TypeVar("_T")
+
+
+def say(*lines: str) -> None:
+    """Tell the person who runs the test."""
+    sys.stderr.write("\n".join(("", *lines)))
 
 
 def docker(*words: str, timeout: float = 60) -> str:
@@ -72,6 +78,22 @@ class Stack:
     def compose(self, *words: str, timeout: float = 90) -> str:
         files = ("-f", "docker-compose.yml", "-f", "tests/stack/compose.yml")
         return _run(["docker", "compose", "-p", PROJECT, *files, *words], self._environment, timeout)
+
+    def up(self, services: Iterable[str]) -> None:
+        """Start these, and wait until every one of them is healthy, or done."""
+        wait = ("--wait", f"--wait-timeout={HEALTHY_SECONDS}")
+        self.compose("--profile", "tls", "up", "-d", *wait, *sorted(services), timeout=HEALTHY_SECONDS + 60)
+
+    def down(self) -> None:
+        """Leave nothing behind."""
+        self.compose("--profile", "tls", "down", "-v", "--remove-orphans", timeout=180)
+
+    def tell(self) -> None:
+        """What a person would look at first."""
+        say(self.compose("ps", "-a"), self.compose("logs", "--no-color", "--tail=100"))
+
+    def secret(self, name: str) -> str:
+        return self.execute("weir", "cat", f"/run/weir-secrets/{name}").strip()
 
     def execute(self, service: str, *words: str) -> str:
         """What a command prints inside of a running service."""
@@ -136,7 +158,9 @@ class Stack:
         }
 
 
-def _run(command: Sequence[str], environment: Any, timeout: float, folder: Path = ROOT, errors: int = subprocess.PIPE) -> str:
+def _run(
+    command: Sequence[str], environment: Any, timeout: float, folder: Path = ROOT, errors: int = subprocess.PIPE
+) -> str:
     done = subprocess.run(
         command,
         env=dict(environment),

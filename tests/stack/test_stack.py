@@ -8,98 +8,21 @@ from __future__ import annotations
 import json
 import re
 import ssl
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-from tests.stack.engine import GRAFANA, PROJECT, Stack, docker, is_present, until
+from tests.stack.engine import PROJECT, Stack, docker, say, until
 from tests.stack.sender import Sender, fates
 
-from weir import datasets
 from weir.client import Client
 from weir.datasets import Dataset
 
 ONCE = {"secrets", "init"}
-LASTING = {"weir", "redis", "prometheus", "alertmanager", "tls", "hook"}
 OURS = ("weir", "redis", "prometheus", "alertmanager", "tls", "secrets", "init")
 POISON_ALERTS = {"WeirPoisonSuspected", "WeirBatchHeld", "WeirProducerSuspended"}
-HEALTHY_SECONDS = 300
 ALERT_SECONDS = 240
 SETTLE_SECONDS = 90
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("stack")
-
-
-@pytest.fixture(scope="module")
-def services() -> set[str]:
-    """What is started: all there is, and Grafana too if its image can be had."""
-    if is_present(GRAFANA):
-        return ONCE | LASTING | {"grafana"}
-    print(f"\nGrafana is NOT tested: {GRAFANA} is neither here nor in a registry that can be reached")
-    return ONCE | LASTING
-
-
-@pytest.fixture(scope="module")
-def stack(folder: Path, services: set[str]) -> Iterator[Stack]:
-    given = folder / "given"
-    given.mkdir(mode=0o755)
-    (given / "alert-webhook-url").write_text("http://hook:9099/alerts")
-    for path in (given, *given.iterdir()):
-        path.chmod(0o755)
-    made = Stack(folder, given)
-    made.compose("down", "-v", "--remove-orphans")
-    try:
-        started = time.monotonic()
-        made.compose("build", "weir", timeout=900)
-        print(f"\nimage built in {time.monotonic() - started:.0f} s")
-        started = time.monotonic()
-        made.compose(
-            "up", "-d", "--wait", f"--wait-timeout={HEALTHY_SECONDS}", *sorted(services), timeout=HEALTHY_SECONDS + 60
-        )
-        print(f"every service healthy after {time.monotonic() - started:.0f} s")
-        yield made
-    except BaseException:
-        print(made.compose("ps", "-a"), made.compose("logs", "--tail=200"), sep="\n")
-        raise
-    finally:
-        made.compose("down", "-v", "--remove-orphans", timeout=180)
-
-
-@pytest.fixture(autouse=True)
-def told(stack: Stack, request: pytest.FixtureRequest) -> Iterator[None]:
-    """The logs of everything, where a test has failed."""
-    failed = request.session.testsfailed
-    yield
-    if request.session.testsfailed > failed:
-        print(stack.compose("ps", "-a"), stack.compose("logs", "--tail=100"), sep="\n")
-
-
-@pytest.fixture(scope="module")
-def keys(stack: Stack) -> dict[str, Path]:
-    return {
-        "ops": stack.key("ops", "admin"),
-        "steady": stack.key("steady", "producer"),
-        "mallory": stack.key("mallory", "producer"),
-        "auditor": stack.key("auditor", "reader"),
-    }
-
-
-@pytest.fixture(scope="module")
-def rest(stack: Stack, folder: Path) -> Dataset:
-    """The example's samples that nobody has learned from yet."""
-    stack.compose("cp", "weir:/data/example-rest.npz", str(folder / "rest.npz"))
-    return datasets.load(folder / "rest.npz")
-
-
-@pytest.fixture(scope="module")
-def auditor(stack: Stack, keys: dict[str, Path]) -> Iterator[Client]:
-    with Client(stack.url, keys["auditor"].read_text().strip(), patience=60.0) as client:
-        yield client
 
 
 def test_every_health_check_is_green(stack: Stack, services: set[str]) -> None:
@@ -139,15 +62,16 @@ def test_prometheus_scrapes_weir(stack: Stack) -> None:
 def test_clean_traffic_is_learned_and_hostile_traffic_is_held(
     stack: Stack, keys: dict[str, Path], rest: Dataset, folder: Path
 ) -> None:
-    sent = stack.weir("stream", str(folder / "rest.npz"), "--limit", "400", "--batch", "50", "--key-file", str(keys["steady"]))
+    data = str(folder / "rest.npz")
+    sent = stack.weir("stream", data, "--limit", "400", "--batch", "50", "--key-file", str(keys["steady"]))
     assert sent["accept"] > 360, sent
     assert sent["pending"] == 0, sent
     for attack in ("accumulative", "label_flip"):
         tally = stack.weir(
-            *("redteam", attack, "--to", stack.url, "--data", str(folder / "rest.npz")),
+            *("redteam", attack, "--to", stack.url, "--data", data),
             *("--key-file", str(keys["mallory"]), "--spy-key-file", str(keys["auditor"])),
         )
-        print(json.dumps(tally))
+        say(json.dumps(tally))
         assert tally["hostile_held"] > 0.5 * tally["hostile"], tally
 
 
@@ -187,7 +111,7 @@ def test_a_network_that_is_cut_and_heals_loses_nothing(
 
 def test_a_poison_alert_reaches_the_webhook(stack: Stack) -> None:
     arrived = until(lambda: POISON_ALERTS & stack.alerts() or None, "a poison alert at the webhook", ALERT_SECONDS)
-    print(f"alerts at the webhook: {sorted(stack.alerts())}")
+    say(f"alerts at the webhook: {sorted(stack.alerts())}")
     assert arrived
 
 
@@ -222,12 +146,12 @@ def test_only_doors_are_published_and_on_loopback(stack: Stack, services: set[st
         bindings = stack.inspect(service)["HostConfig"]["PortBindings"] or {}
         if bindings:
             published[service] = {binding["HostIp"] for ports in bindings.values() for binding in ports}
-    assert published == dict.fromkeys(services & {"weir", "grafana", "tls"}, {"127.0.0.1"})
+    assert published == {service: {"127.0.0.1"} for service in services & {"weir", "grafana", "tls"}}
 
 
 def test_tls_ends_in_front_of_weir(stack: Stack, keys: dict[str, Path], folder: Path) -> None:
     certificate = folder / "tls.crt"
-    certificate.write_text(stack.execute("weir", "cat", "/run/weir-secrets/tls.crt"))
+    certificate.write_text(stack.secret("tls.crt"))
     with httpx.Client(
         base_url=f"https://localhost:{stack.tls_port}",
         verify=ssl.create_default_context(cafile=str(certificate)),
@@ -247,16 +171,20 @@ def test_redis_asks_for_the_password_and_is_durable(stack: Stack) -> None:
 
 
 def test_nobody_reads_the_secret_of_another(stack: Stack) -> None:
-    for service, secret in (("prometheus", "redis-password"), ("redis", "metrics-key"), ("alertmanager", "metrics-key")):
+    others = {
+        "prometheus": "redis-password",
+        "redis": "metrics-key",
+        "alertmanager": "metrics-key",
+        "tls": "redis.conf",
+    }
+    for service, secret in others.items():
         with pytest.raises(AssertionError, match="Permission denied"):
             stack.execute(service, "cat", f"/run/weir-secrets/{secret}")
 
 
 def test_no_secret_is_in_history_settings_arguments_or_logs(stack: Stack, keys: dict[str, Path]) -> None:
-    secrets = [
-        stack.execute("weir", "cat", f"/run/weir-secrets/{name}").strip()
-        for name in ("redis-password", "grafana-password", "metrics-key")
-    ]
+    secrets = [stack.secret(name) for name in ("redis-password", "grafana-password", "metrics-key")]
+    secrets.append(stack.secret("tls.key").splitlines()[1])
     secrets += [file.read_text().strip() for file in keys.values()]
     assert min(map(len, secrets)) > 20
     containers = [docker("inspect", stack.container(service)) for service in OURS]
@@ -275,13 +203,13 @@ def test_log_lines_are_json_and_carry_request_ids(stack: Stack) -> None:
 
 
 def test_a_second_start_changes_nothing_and_sigterm_ends_weir_in_order(stack: Stack, services: set[str]) -> None:
-    before = stack.execute("weir", "sha256sum", *(f"/run/weir-secrets/{name}" for name in ("redis-password", "metrics-key")))
+    names = ("redis-password", "grafana-password", "metrics-key", "tls.key")
+    before = [stack.secret(name) for name in names]
     stack.compose("stop", "weir")
     assert stack.inspect("weir")["State"]["ExitCode"] == 0
     assert "stopped at step" in stack.logs("weir").splitlines()[-1]
-    stack.compose("--profile", "tls", "up", "-d", "--wait", f"--wait-timeout={HEALTHY_SECONDS}", *sorted(services), timeout=HEALTHY_SECONDS)
-    after = stack.execute("weir", "sha256sum", *(f"/run/weir-secrets/{name}" for name in ("redis-password", "metrics-key")))
-    assert before == after
+    stack.up(services)
+    assert [stack.secret(name) for name in names] == before
     assert stack.logs("init").count("weir burnin") == 1
 
 
@@ -325,6 +253,6 @@ def test_the_image_is_small_enough(stack: Stack) -> None:
     layers = docker("history", "--format", "{{.Size}}", "--human=false", "weir:0.1.0").split()
     base = docker("history", "--format", "{{.Size}}", "--human=false", "python:3.11-slim").split()
     own = (sum(map(int, layers)) - sum(map(int, base))) / 1e9
-    print(f"image: {own:.2f} GB over its base")
+    say(f"image: {own:.2f} GB over its base")
     assert own < 1.35
     assert not re.search(r"\bpip install\b.*https?://[^ ]*@", docker("history", "--no-trunc", "weir:0.1.0"))
