@@ -50,8 +50,18 @@ install_compose() {
   rm -rf "$state"
 }
 
+# A machine that was switched off leaves process ids behind, which may be those of others by now.
+forget_dead() {
+  local file
+  for file in "$ROOT/pid" "$ROOT/exec/containerd/containerd.pid"; do
+    [ -e "$file" ] || continue
+    grep -qE '^(dockerd|containerd)$' "/proc/$(<"$file")/comm" 2>/dev/null || rm -f "$file"
+  done
+}
+
 launch() {
   mkdir -p "$ROOT"
+  forget_dead
   setsid dockerd --data-root "$ROOT/data" --exec-root "$ROOT/exec" --pidfile "$ROOT/pid" \
     >"$ROOT/log" 2>&1 </dev/null &
   for _ in $(seq 120); do

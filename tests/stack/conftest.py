@@ -41,7 +41,7 @@ def stack(folder: Path, services: set[str]) -> Iterator[Stack]:
     made = Stack(folder, given)
     made.down()
     try:
-        timed("image built", lambda: made.compose("build", "weir", timeout=900))
+        timed("image built", lambda: made.compose("build", "secrets", "init", "weir", timeout=900))
         timed("every service healthy", lambda: made.up(services))
         yield made
     except BaseException:

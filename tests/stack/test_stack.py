@@ -20,7 +20,7 @@ from weir.datasets import Dataset
 
 ONCE = {"secrets", "init"}
 OURS = ("weir", "redis", "prometheus", "alertmanager", "tls", "secrets", "init")
-POISON_ALERTS = {"WeirPoisonSuspected", "WeirBatchHeld", "WeirProducerSuspended"}
+POISON_ALERTS = {"WeirPoisonSuspected", "WeirBatchHeld"}
 ALERT_SECONDS = 240
 SETTLE_SECONDS = 90
 
