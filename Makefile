@@ -9,7 +9,7 @@ READY := .venv/.ready
 .PHONY: help demo test check stack-test clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(READY) ## a live attack, held back by the guard (SEED=n for another one)
 	@$(BIN)/weir demo --seed $(SEED)
