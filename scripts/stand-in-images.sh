@@ -4,9 +4,9 @@
 # touched. There is none for Grafana, which Debian does not carry.
 #
 # A stand-in shares the tag, the user's number, the volume and the command line with the official image, no more. It
-# carries this machine's certificates and pip settings: never publish one. About two minutes; needs a running engine.
+# carries this machine's certificates and pip settings: never publish one. About a minute; needs a running engine.
 #   scripts/stand-in-images.sh            make what is missing
-#   scripts/stand-in-images.sh remove     remove every stand-in
+#   scripts/stand-in-images.sh remove     remove every stand-in, and what was built on one
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export DEBIAN_FRONTEND=noninteractive DOCKER_BUILDKIT=1
@@ -52,9 +52,13 @@ make_base() {
   # The next release too: its Prometheus and Alertmanager are current enough to be what is pinned.
   echo "deb $(debian_mirror) trixie main" >"$WORK/root/etc/apt/sources.list.d/trixie.list"
   printf 'Package: *\nPin: release n=trixie\nPin-Priority: 100\n' >"$WORK/root/etc/apt/preferences.d/trixie"
-  tar -C "$WORK/root" -c . | docker import -c "LABEL $LABEL=yes" -c 'ENV LANG=C.UTF-8' -c 'CMD ["bash"]' - "$BASE" \
-    >/dev/null
+  tar -C "$WORK/root" -c . | docker import -c "LABEL $LABEL=yes" -c 'ENV LANG=C.UTF-8' - "$BASE-bare" >/dev/null
   rm -rf "$WORK/root"
+  # The lists of packages stay in it: five images are made from them.
+  docker build --network host -q -t "$BASE" - >/dev/null <<D
+FROM $BASE-bare
+RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends wget >/dev/null
+D
 }
 
 # stand_in TAG, with a Dockerfile on standard input and its context in $WORK/context.
@@ -91,9 +95,7 @@ make_python() {
   stand_in python:3.11-slim <<'D'
 ARG BASE
 FROM $BASE
-RUN apt-get update -qq \
- && apt-get install -y -qq --no-install-recommends python3.11 python3.11-venv >/dev/null \
- && rm -rf /var/lib/apt/lists/* \
+RUN apt-get install -y -qq --no-install-recommends python3.11 python3.11-venv >/dev/null \
  && ln -s /usr/bin/python3.11 /usr/local/bin/python && ln -s /usr/bin/python3.11 /usr/local/bin/python3
 COPY ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY pip.conf /etc/pip.conf
@@ -108,8 +110,8 @@ make_redis() {
 ARG BASE
 FROM $BASE
 RUN groupadd -g 1000 redis && useradd -u 999 -g 1000 -M redis \
- && apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-server >/dev/null \
- && rm -rf /var/lib/apt/lists/* && mkdir -p /data && chown 999:1000 /data
+ && apt-get install -y -qq --no-install-recommends redis-server >/dev/null \
+ && mkdir -p /data && chown 999:1000 /data
 VOLUME /data
 WORKDIR /data
 CMD ["redis-server"]
@@ -121,9 +123,8 @@ monitoring() { # TAG FOLDER ENTRYPOINT CMD
   stand_in "$1" <<D
 ARG BASE
 FROM \$BASE
-RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends wget >/dev/null && cd /tmp \
- && apt-get download -qq prometheus/trixie prometheus-alertmanager/trixie \
- && for package in *.deb; do dpkg -x "\$package" /; done && rm -rf /var/lib/apt/lists/* ./*.deb
+RUN cd /tmp && apt-get download -qq prometheus/trixie prometheus-alertmanager/trixie \
+ && for package in *.deb; do dpkg -x "\$package" /; done && rm ./*.deb
 RUN mkdir -p $2 /etc/prometheus /etc/alertmanager && chown 65534:65534 $2
 VOLUME $2
 WORKDIR $2
@@ -148,8 +149,7 @@ make_nginx() {
 ARG BASE
 FROM $BASE
 RUN groupadd -g 101 nginx && useradd -u 101 -g 101 -M nginx \
- && apt-get update -qq && apt-get install -y -qq --no-install-recommends nginx-light wget >/dev/null \
- && rm -rf /var/lib/apt/lists/*
+ && apt-get install -y -qq --no-install-recommends nginx-light >/dev/null
 CMD ["nginx", "-g", "daemon off;"]
 D
 }
@@ -161,11 +161,11 @@ make_missing() {
   make_prometheus
   make_alertmanager
   make_nginx
-  docker images --filter "label=$LABEL" --format '{{.Repository}}:{{.Tag}} {{.Size}}'
+  docker images --filter "label=$LABEL" --filter dangling=false --format '{{.Repository}}:{{.Tag}} {{.Size}}'
 }
 
 remove() {
-  docker images --filter "label=$LABEL" --format '{{.Repository}}:{{.Tag}}' | xargs -r docker rmi >/dev/null
+  docker images -q --filter "label=$LABEL" | sort -u | xargs -r docker rmi -f >/dev/null
 }
 
 case "${1:-make}" in
