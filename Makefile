@@ -2,11 +2,12 @@
 
 PYTHON ?= python3.11
 SEED ?= 0
+KILLS ?= 500
 BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check stack-test clean
+.PHONY: help demo test check stack-test soak throughput clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +27,14 @@ stack-test: $(READY) ## the whole stack in containers: attacked, killed, cut off
 	@scripts/engine.sh start
 	@scripts/stand-in-images.sh
 	@$(BIN)/python -m pytest -q -x -s tests/stack
+
+soak: $(READY) ## kill the service over and over on both stores, compare with a straight run (KILLS=n, SEED=n)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.soak --kills $(KILLS) --seed $(SEED)
+	@$(BIN)/python -m tests.faults.table
+
+throughput: $(READY) ## what durable appends cost on this disk
+	@$(BIN)/python -m tests.faults.throughput
+	@$(BIN)/python -m tests.faults.table
 
 clean: ## remove the virtual environment and every cache
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build service/weir.egg-info

@@ -72,10 +72,13 @@ class RedisServer:
 
 @contextmanager
 def running(
-    settings: Mapping[str, str] = DURABLE, *, program: Sequence[str] = ("redis-server",)
+    settings: Mapping[str, str] = DURABLE,
+    *,
+    program: Sequence[str] = ("redis-server",),
+    place: Path | None = None,
 ) -> Iterator[RedisServer]:
     """A server of this caller alone; its folder has a short name, as the path of a socket must be short."""
-    folder = Path(tempfile.mkdtemp(prefix="weir-redis-"))
+    folder = Path(tempfile.mkdtemp(prefix="weir-redis-", dir=place))
     server = RedisServer(folder, settings, program)
     try:
         server.start()

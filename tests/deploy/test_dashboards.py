@@ -7,6 +7,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -124,9 +125,9 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
             pass
         with Client(service.url, admin_key(base / "guarded")) as admin:
             admin.rollback(admin.checkpoints()[0].id)
-        stream = stage.play(services, plan=dataclasses.replace(STANDARD, preparations=0, trigger=0), seed=1, after=0)
-        for _, _ in zip(range(3), stream, strict=False):
-            time.sleep(1.5)
+        honest = stage.play(services, plan=STANDARD, seed=1, pace=1.5 * stage.SCRAPE_SECONDS)
+        for _ in islice(honest, 3):
+            pass
         prometheus.wait("increase(weir_rollbacks_total[1m]) > 0")
         yield prometheus, service
 
@@ -158,11 +159,9 @@ def test_an_attack_raises_the_alerts_that_it_should(live: Live) -> None:
 @pytest.mark.needs("prometheus")
 def test_prometheus_shows_what_the_service_says(live: Live) -> None:
     prometheus, service = live
-    time.sleep(2 * stage.SCRAPE_SECONDS)
     told = service.gauges()
     for name in ("weir_model_step", "weir_quarantine_samples", "weir_steps_total"):
-        (series,) = prometheus.query(name)
-        assert float(series["value"][1]) == told[name], name
+        assert prometheus.wait(f"{name} == {told[name]}")
 
 
 @pytest.mark.needs("prometheus")

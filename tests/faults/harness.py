@@ -19,6 +19,7 @@ from tests.faults.service import Service
 from tests.faults.traffic import Traffic
 
 STEP = 20
+LONGEST = 150.0  # seconds for all deaths of one run: before pytest gives up on it and leaves its processes behind
 ENVIRONMENT = {
     "WEIR_THREADS": "1",
     "WEIR_STEP_SIZE": str(STEP),
@@ -35,6 +36,7 @@ ENVIRONMENT = {
     "WEIR_CORRECTION_ENABLED": "true",
     "WEIR_CORRECTION_STEPS": "3",
 }
+RARE = ("command", "settle", "files", "lineage", "release", "checkpoint")  # points that few passings go by
 WITHOUT_VACCINE = {"WEIR_GUARD_VACCINE": "false"}
 
 
@@ -102,8 +104,17 @@ def at_random(count: int, *, seed: int) -> list[Death]:
 def at_points(*, seed: int) -> list[Death]:
     """A death at every named point: at one of its first passings, or at the very first where few go by."""
     chance = random.Random(seed)
-    rare = ("command", "settle", "files", "lineage", "release", "checkpoint")
-    return [AtPoint(p, 1 if p.startswith(rare) else chance.randint(2, 4)) for p in victim.POINTS]
+    return [AtPoint(p, 1 if p.startswith(RARE) else chance.randint(2, 4)) for p in victim.POINTS]
+
+
+def mixed(count: int, *, seed: int) -> list[Death]:
+    """Deaths at random instants and, as many, at points drawn at random."""
+    chance = random.Random(seed)
+    points = chance.choices(victim.POINTS, k=count // 2)
+    named: list[Death] = [AtPoint(p, 1 if p.startswith(RARE) else chance.randint(1, 12)) for p in points]
+    deaths = [*at_random(count - len(named), seed=seed), *named]
+    chance.shuffle(deaths)
+    return deaths
 
 
 class Trial:
@@ -122,15 +133,17 @@ class Trial:
         commands: bool = True,
     ) -> None:
         self.backend = backend
-        self.service = Service({**environment, **backend.environment}, log)
+        self.service = Service({**environment, **backend.environment}, log, check=lambda: self.traffic.check())
         self.traffic = Traffic(lambda: self.service.address, seed=seed, commands=commands)
         self._log = log
         self._environment = environment
         self._starts: list[float] = []
+        self._whole: list[bool] = []  # whether that start was all of a process, and not a fork
 
     def live(self, point: str | None = None, passing: int = 1) -> None:
         """Begin a life of the service."""
         self._starts.append(time.monotonic())
+        self._whole.append(point is None)
         self.service.start(point, passing)
 
     def serve(self) -> None:
@@ -151,7 +164,6 @@ class Trial:
                 self.service.wait_until_it_listens()
             time.sleep(death.seconds)
             self.kill()
-        self.traffic.check()
 
     def kill(self) -> None:
         """End this life."""
@@ -161,12 +173,7 @@ class Trial:
     def wait_for(self, deliveries: int) -> None:
         """Wait until so many more deliveries are acknowledged."""
         wanted = len(self.traffic.acknowledged) + deliveries
-
-        def taken() -> bool:
-            self.traffic.check()
-            return len(self.traffic.acknowledged) >= wanted
-
-        self.service.wait(taken, "take deliveries")
+        self.service.wait(lambda: len(self.traffic.acknowledged) >= wanted, "take deliveries")
 
     def finish(self) -> None:
         """Let the traffic end and the log be learned to its end: a last command closes the step that is not full."""
@@ -194,7 +201,7 @@ class Trial:
             differences=ended.differences(straight),
             steps=ended.decisions[-1].step,
             held=len(ended.held),
-            recovery=list(_recoveries(self._starts, sorted(each.at for each in acknowledged))),
+            recovery=list(self._recoveries(sorted(each.at for each in acknowledged))),
             log=self.service.tail[-2_000:],
         )
 
@@ -212,6 +219,14 @@ class Trial:
             with copy.stores() as stores:
                 return Run.read(stores, numbered=numbered)
 
+    def _recoveries(self, acknowledged: Sequence[float]) -> Iterator[float]:
+        """Seconds from a start to the first acknowledgement; none for the first start, a fork, or a life too short."""
+        ends = [*self._starts[1:], float("inf")]
+        for start, end, whole in list(zip(self._starts, ends, self._whole, strict=True))[1:]:
+            first = next((at for at in acknowledged if start <= at < end), None)
+            if whole and first is not None:
+                yield first - start
+
     def __enter__(self) -> Self:
         self.traffic.start()
         return self
@@ -222,11 +237,19 @@ class Trial:
 
 
 def run(
-    backend: Backend, log: Path, deaths: Sequence[Death], *, seed: int, environment: Mapping[str, str] = ENVIRONMENT
+    backend: Backend,
+    log: Path,
+    deaths: Sequence[Death],
+    *,
+    seed: int,
+    environment: Mapping[str, str] = ENVIRONMENT,
+    seconds: float = LONGEST,
 ) -> Outcome:
     """Let a service die these deaths under traffic, bring it to its end, and compare that with a straight run."""
+    deadline = time.monotonic() + seconds
     with Trial(backend, log, seed=seed, environment=environment) as trial:
-        for death in deaths:
+        for number, death in enumerate(deaths):
+            assert time.monotonic() < deadline, f"only {number} deaths in {seconds:g} s\n{trial.service.tail}"
             trial.die(death)
         trial.serve()
         trial.finish()
@@ -237,12 +260,3 @@ def _position(service: Service) -> int:
     answer = httpx.get(f"{service.address}/v1/model", trust_env=False, timeout=15.0).json()
     assert answer["alive"], f"{answer['failure']}\n{service.tail}"
     return int(answer["position"])
-
-
-def _recoveries(starts: Sequence[float], acknowledged: Sequence[float]) -> Iterator[float]:
-    """Seconds from each start but the first to its first acknowledgement; none for a life that ended before one."""
-    ends = [*starts[1:], float("inf")]
-    for start, end in list(zip(starts, ends, strict=True))[1:]:
-        first = next((at for at in acknowledged if start <= at < end), None)
-        if first is not None:
-            yield first - start

@@ -23,7 +23,7 @@ ADDRESS = re.compile(r"listening on (http://\S+)")
 TAIL = 6_000  # characters of the log that a failure shows
 # Victims are forked from a process that has imported everything once: most of a start, dozens of times over.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["tests.faults.victim", "weir.worker", "weir.cli.serve"])
+FORKS.set_forkserver_preload(["tests.faults.victim", "weir.worker", "weir.cli.serve", "torch._dynamo"])
 
 
 class Process(Protocol):
@@ -50,13 +50,16 @@ class Forked:
 class Service:
     """``weir serve`` with these variables in its environment; ``log`` collects what all of its lives wrote.
 
+    Whoever waits for it calls ``check`` all the while, which may raise.
+
     Use it in a ``with``, or close it: no process of it is left.
     """
 
-    def __init__(self, environment: Mapping[str, str], log: Path) -> None:
+    def __init__(self, environment: Mapping[str, str], log: Path, *, check: Callable[[], None] = lambda: None) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         self._environment = {**os.environ, "WEIR_PORT": "0", **environment}
         self._log = log
+        self._check = check
         self._began = 0  # where in the log this life begins
         self._running: Process | None = None
         self.address: str | None = None  # while it listens; another one in each life
@@ -83,6 +86,7 @@ class Service:
         """Wait until something happened; the failure to do so shows the log."""
         deadline = time.monotonic() + seconds
         while not happened():
+            self._check()
             if time.monotonic() > deadline:
                 raise AssertionError(f"the service did not {what} within {seconds:g} s\n{self.tail}")
             time.sleep(0.01)
@@ -149,6 +153,7 @@ class Service:
 
     def close(self) -> None:
         """Leave no process behind."""
+        self._check = lambda: None  # what went wrong has been told by now
         if self._running is not None and self.exit is None:
             self.kill()
 

@@ -22,8 +22,9 @@ from weir.types import Batch
 
 PRODUCERS = ("ann", "bob", "eve")
 WRONG = {"ann": 0.02, "bob": 0.0, "eve": 0.2}  # share of a producer's samples with a wrong label
-PAUSE = 0.05  # seconds between two tries, and on average between two deliveries of one producer
-PER_COMMAND = 9  # deliveries between two commands
+PAUSE = 0.05  # seconds between two tries
+BETWEEN = 0.12  # seconds between two deliveries of one producer, on average: the learner keeps up with that
+PER_COMMAND = 4  # deliveries between two commands
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +117,12 @@ class Traffic:
     def _produce(self, name: str) -> None:
         chance = random.Random(f"{self._seed} {name}")
         for number in itertools.count():
-            if self._finishing.wait(chance.uniform(0, 2 * PAUSE)):
+            if self._finishing.wait(chance.uniform(0, 2 * BETWEEN)):
                 return
             self._deliver(name, number, chance)
 
     def _deliver(self, name: str, number: int, chance: random.Random) -> None:
-        x, y = samples(chance.choice((1, 3, 8, 20, 47)), seed=chance.getrandbits(32), wrong=WRONG[name])
+        x, y = samples(chance.choice((1, 3, 8, 20, 31)), seed=chance.getrandbits(32), wrong=WRONG[name])
         headers = {"X-Weir-Producer": name, "Idempotency-Key": f"{name}-{number}", "Content-Type": SAFETENSORS}
         body = codec.encode(Batch(x, y))
         answer = self.order("POST", "/v1/batches", content=body, headers=headers)

@@ -156,6 +156,22 @@ def test_how_often_state_is_saved_does_not_matter(
     assert house.bits == straight.bits
 
 
+def test_checkpoints_have_the_same_numbers_though_one_was_saved_by_a_command(open_house: Open, stream: Stream) -> None:
+    """Killed between the command's checkpoint and the one that was due at the same step."""
+    straight, house = open_house("straight"), open_house("crashed")
+    for each in (straight, house):
+        each.post(stream[0][:60], stream[1][:60])
+        each.order(EntryKind.CHECKPOINT, reason="manual")
+        each.post(stream[0][60:], stream[1][60:])
+    straight.drain(checkpoint_every=4)
+    dead = house.drain(stores=replace(house.stores, journal=JournalBefore(house.stores.journal, 4)), checkpoint_every=4)
+    assert dead.status.failure is not None
+    house.drain(checkpoint_every=4)
+    numbers = [info.id for info in straight.stores.checkpoints.all()]
+    assert [info.id for info in house.stores.checkpoints.all()] == numbers
+    assert house.bits == straight.bits
+
+
 def test_vetoes_are_counted_once_and_remembered(open_house: Open, stream: Stream) -> None:
     """A step that was vetoed is not tried again after a crash; that it was vetoed still counts."""
     straight, house = open_house("straight"), open_house("crashed")

@@ -163,6 +163,17 @@ def grid(said: Text, *shown: Query, width: int = WIDTH, height: int = 8, hidden:
     return panel.with_transformation(models.DataTransformerConfig(id_val="organize", options=tidy))
 
 
+def samples_by_verdict() -> timeseries.Panel:
+    """What became of the traffic, as more than one board shows it."""
+    said = Text(
+        "Samples by verdict",
+        "Samples a second: accepted, corrected (if correction is enabled) and held.",
+        "No samples yet: weir stream rest.npz sends some.",
+    )
+    expr = f"sum by (verdict) (rate(weir_samples_total{{{HERE}}}[$__rate_interval]))"
+    return stacked(said, Query(expr, "{{verdict}}"), unit="suffix:/s", colours=VERDICTS)
+
+
 def words(title: str, markdown: str, *, width: int = 12, height: int = 8) -> text.Panel:
     """Text, for what no number says."""
     panel = text.Panel().title(title).span(width).height(height)
@@ -182,7 +193,9 @@ def board(
             made.annotation(event)
     if producers:
         known = f"label_values(weir_producer_seen_samples{{{HERE}}}, producer)"
-        made.with_variable(_choice("producer", "Producer", known).multi(multi=True).include_all(include_all=True))
+        made.with_variable(
+            _choice("producer", "Producer", known).multi(multi=True).include_all(include_all=True).all_value(".*")
+        )
     for other, title in BOARDS.items():
         if other != uid:
             made.link(to_board(other, title))

@@ -15,7 +15,6 @@ from deploy.grafana.boards.common import (
     RATIO,
     RED,
     SECONDS,
-    VERDICTS,
     WIDTH,
     Panel,
     Query,
@@ -25,6 +24,7 @@ from deploy.grafana.boards.common import (
     heat_map,
     lines,
     number,
+    samples_by_verdict,
     stacked,
     timeline,
 )
@@ -37,7 +37,7 @@ def make() -> Dashboard:
         "weir-guard",
         "What the guard sees, what it decides, and how sure it is. Marks: alarms and rollbacks.",
         ("Memorization discrepancy", [_discrepancies(), _mean_discrepancy()]),
-        ("Verdicts", [_verdicts(), _reasons()]),
+        ("Verdicts", [samples_by_verdict(), _reasons()]),
         ("Evidence", [_step_score(), _gate(), _pvalues(), _undone()]),
         ("State", [_states(), *_ages()]),
     )
@@ -70,12 +70,6 @@ def _mean_discrepancy() -> Panel:
         height=7,
         colours={"mean of the step": BLUE},
     )
-
-
-def _verdicts() -> Panel:
-    said = Text("Samples by verdict", "Samples a second: accepted, corrected and held.", "No samples yet.")
-    expr = f"sum by (verdict) (rate(weir_samples_total{{{HERE}}}[$__rate_interval]))"
-    return stacked(said, Query(expr, "{{verdict}}"), unit="suffix:/s", colours=VERDICTS)
 
 
 def _reasons() -> Panel:

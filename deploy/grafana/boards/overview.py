@@ -12,7 +12,6 @@ from deploy.grafana.boards.common import (
     RATIO,
     RED,
     SEVERITIES,
-    VERDICTS,
     Panel,
     Query,
     Text,
@@ -23,12 +22,12 @@ from deploy.grafana.boards.common import (
     lines,
     linked,
     number,
-    stacked,
+    samples_by_verdict,
     words,
 )
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
-TODO = """
+ADVICE = """
 1. **Alerts on the left?** The *Runbook* says for each what it means, how to look and what to do.
 2. **No accuracy lost?** Then there is no hurry: what is held is neither learned nor lost. Review it:
    `weir quarantine list`
@@ -43,8 +42,8 @@ def make() -> Dashboard:
     return board(
         "weir-overview",
         "Is it learning, is it safe, and what is there to do now?",
-        ("Now", [*_now(), _alerts(), words("What do I do now?", TODO, width=10, height=7)]),
-        ("Is it learning?", [_accuracy(), _throughput()]),
+        ("Now", [*_now(), _alerts(), words("What do I do now?", ADVICE, width=10, height=7)]),
+        ("Is it learning?", [_accuracy(), samples_by_verdict()]),
         ("Is it safe?", [_suspected(), _undone()]),
     )
 
@@ -133,16 +132,6 @@ def _accuracy() -> Panel:
         bottom=None,
         top=1,
     )
-
-
-def _throughput() -> Panel:
-    said = Text(
-        "Samples by verdict",
-        "Samples a second: accepted, corrected (if correction is enabled) and held.",
-        "No samples yet: weir stream rest.npz sends some.",
-    )
-    expr = f"sum by (verdict) (rate(weir_samples_total{{{HERE}}}[$__rate_interval]))"
-    return stacked(said, Query(expr, "{{verdict}}"), unit="suffix:/s", colours=VERDICTS)
 
 
 def _suspected() -> Panel:

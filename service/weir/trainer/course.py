@@ -117,7 +117,8 @@ class Course:
         self._say()
         self.stores.log.consumed(cut.end.position)
         if self.step % self._config.checkpoint_every == 0:
-            self.checkpoint("every")
+            if self._saved_at != self.step:  # a command's own is enough: after a crash it is all there would be
+                self.checkpoint("every")
             keep_house(self.stores, self._config.retention, self._clock())
         return True
 
@@ -136,7 +137,7 @@ class Course:
         info = self.stores.checkpoints.save(
             saved.with_engine(self.engine), step=self.step, cursor=self.cursor, at=self._clock(), reason=reason
         )
-        self.checkpoint_id = info.id
+        self.checkpoint_id, self._saved_at = info.id, info.step
         logger.info("checkpoint %s written at step %d (%s)", info.id, info.step, reason)
         return info
 
@@ -152,7 +153,7 @@ class Course:
         self.engine = self.new_engine(state)
         compare_environment(state, self.engine)
         self.step = info.step
-        self.checkpoint_id = info.id
+        self.checkpoint_id, self._saved_at = info.id, info.step
         self._counters = dict(saved.counters)
         self._lineage = list(saved.lineage)
         if saved.answer is not None:
