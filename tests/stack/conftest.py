@@ -33,11 +33,7 @@ def services() -> set[str]:
 
 @pytest.fixture(scope="module")
 def stack(folder: Path, services: set[str]) -> Iterator[Stack]:
-    given = folder / "given"
-    given.mkdir(mode=0o755)
-    (given / "alert-webhook-url").write_text("http://hook:9099/alerts")
-    for path in (given, *given.iterdir()):
-        path.chmod(0o755)
+    given = readable(folder / "given", {"alert-webhook-url": b"http://hook:9099/alerts"})
     made = Stack(folder, given)
     made.down()
     try:
@@ -49,6 +45,16 @@ def stack(folder: Path, services: set[str]) -> Iterator[Stack]:
         raise
     finally:
         made.down()
+
+
+def readable(folder: Path, files: dict[str, bytes]) -> Path:
+    """A new folder with these files, which the users of the containers may read."""
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    for path in (folder, *folder.iterdir()):
+        path.chmod(0o755)
+    return folder
 
 
 def timed(what: str, deed: Callable[[], object]) -> None:

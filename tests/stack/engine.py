@@ -61,23 +61,25 @@ def until(answer: Callable[[], _T | None], what: str, seconds: float) -> _T:
 class Stack:
     """One project of docker compose, on ports of its own, with the files of ``given`` as its secrets."""
 
-    def __init__(self, folder: Path, given: Path) -> None:
+    def __init__(self, folder: Path, given: Path, project: str = PROJECT, **settings: str) -> None:
         self.port, self.tls_port = _free_port(), _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._folder = folder
+        self._project = project
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("WEIR_", "STACK_"))},
             "STACK_WEIR_PORT": str(self.port),
             "STACK_TLS_PORT": str(self.tls_port),
             "STACK_GRAFANA_PORT": str(_free_port()),
             "STACK_SECRETS": str(given),
+            **settings,
         }
         if is_stand_in(BASE):  # it knows by itself where torch lies
             self._environment["TORCH_INDEX"] = ""
 
     def compose(self, *words: str, timeout: float = 90) -> str:
         files = ("-f", "docker-compose.yml", "-f", "tests/stack/compose.yml")
-        return _run(["docker", "compose", "-p", PROJECT, *files, *words], self._environment, timeout)
+        return _run(["docker", "compose", "-p", self._project, *files, *words], self._environment, timeout)
 
     def up(self, services: Iterable[str]) -> None:
         """Start these, and wait until every one of them is healthy, or done."""
@@ -108,7 +110,7 @@ class Stack:
         return dict(found)
 
     def container(self, service: str) -> str:
-        return f"{PROJECT}-{service}-1"
+        return f"{self._project}-{service}-1"
 
     def health(self, service: str) -> str:
         return str(self.inspect(service)["State"]["Health"]["Status"])
@@ -139,7 +141,8 @@ class Stack:
     def weir(self, *words: str, timeout: float = 120) -> Any:
         """What the command line on this machine answers about the service in the container, as JSON."""
         command = [sys.executable, "-m", "weir", *words, "--json"]
-        environment = {**self._environment, "WEIR_URL": self.url, "PYTHONPATH": str(ROOT / "service")}
+        mine = {name: value for name, value in self._environment.items() if not name.startswith("WEIR_")}
+        environment = {**mine, "WEIR_URL": self.url, "PYTHONPATH": str(ROOT / "service")}
         return json.loads(_run(command, environment, timeout, folder=self._folder))
 
     def query(self, expression: str) -> list[dict[str, Any]]:

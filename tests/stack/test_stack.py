@@ -5,13 +5,16 @@ Run it with `make stack-test`. The tests follow one another: one stack, from its
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import ssl
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
+from tests.stack.conftest import readable
 from tests.stack.engine import PROJECT, Stack, docker, say, until
 from tests.stack.sender import Sender, fates
 
@@ -22,6 +25,12 @@ ONCE = {"secrets", "init"}
 POISON_ALERTS = {"WeirPoisonSuspected", "WeirBatchHeld"}
 ALERT_SECONDS = 240
 SETTLE_SECONDS = 90
+MODEL = b"""from torch import nn
+
+
+def build(inputs, width):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, inputs.classes))
+"""
 
 
 def test_every_health_check_is_green(stack: Stack, services: set[str]) -> None:
@@ -212,6 +221,36 @@ def test_a_second_start_changes_nothing_and_sigterm_ends_weir_in_order(stack: St
     stack.up(services)
     assert [stack.secret(name) for name in names] == before
     assert stack.logs("init").count("weir burnin") == 1
+
+
+def test_data_a_model_and_a_password_of_ones_own(folder: Path, rest: Dataset) -> None:
+    password = "given-by-me-0123456789"
+    files = {"train.npz": archive(rest, 0, 300), "trusted.npz": archive(rest, 300, 700), "mine.py": MODEL}
+    own = Stack(
+        folder,
+        readable(folder / "own", {"redis-password": password.encode()}),
+        f"{PROJECT}-own",
+        STACK_FILES=str(readable(folder / "files", files)),
+        WEIR_INIT="/files/train.npz --epochs 2 --option width=8",
+        WEIR_MODEL="mine:build",
+        WEIR_PROBE="/files/trusted.npz",
+    )
+    try:
+        own.up({"weir"})
+        assert "model mine:build" in own.logs("weir")
+        assert "EXAMPLE" not in own.logs("weir") + own.logs("init")
+        assert own.execute("redis", "env", f"REDISCLI_AUTH={password}", "redis-cli", "ping").strip() == "PONG"
+    except AssertionError:
+        own.tell()
+        raise
+    finally:
+        own.down()
+
+
+def archive(data: Dataset, start: int, stop: int) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, x=data.x[start:stop].numpy(), y=data.y[start:stop].numpy())
+    return file.getvalue()
 
 
 def sender(stack: Stack, keys: dict[str, Path], rest: Dataset) -> Sender:
