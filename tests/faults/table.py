@@ -37,7 +37,8 @@ RATES = """
 Batches appended through the store by threads of one process; medians of alternating measurements. *durable*: SQLite
 with `synchronous = FULL`, Redis with `appendfsync always`; *not*: `OFF` and `no`. *group*: how many batches shared one
 sync, as counted in SQLite (Redis does not tell). *bare disk*: the same bytes appended to a file with one fsync per
-group: of SQLite's size, for Redis of all producers, which is the most that can share one.
+group: of SQLite's size, for Redis of all producers, which is the most that can share one. Where durable is not slower,
+it is the threads of one Python process that limit both, not the disk.
 """
 
 
