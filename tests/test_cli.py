@@ -221,6 +221,7 @@ class TestBurnIn:
             *("--model", "own_model:build", "--option", "width=16", "--categorical", "3", "--categorical", "7"),
         )
         assert made.code == 0, made.err
+        assert folder.is_example(tmp_path / "weir-data")
         rest = datasets.load("rest.npz")
         with worker.running(config.load(data=tmp_path / "weir-data")) as running:
             published = running.trainer.publication
@@ -237,6 +238,7 @@ class TestBurnIn:
         refused = run("burnin", "train.npz", "--data", "data")
         assert refused.code == 1
         assert "holds a model already" in refused.err
+        assert not folder.is_example(data)
         assert [path.name for path in (data / "checkpoints").iterdir()] == before
 
     @pytest.mark.parametrize(

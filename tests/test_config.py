@@ -122,6 +122,14 @@ def test_a_body_must_fit_into_the_log() -> None:
     assert "WEIR_MAX_BODY_BYTES (4096)" in problems(max_body_bytes=4096, log_max_bytes=2048)["WEIR_LOG_MAX_BYTES"]
 
 
+def test_a_password_has_one_place() -> None:
+    assert "WEIR_REDIS_URL beside it" in problems(redis_password_file="p")["WEIR_REDIS_PASSWORD_FILE"]
+    told = problems(redis_password_file="p", redis_url="redis://:hush@somewhere")
+    assert "WEIR_REDIS_PASSWORD_FILE" in told["WEIR_REDIS_URL"]
+    assert "hush" not in str(told)
+    assert config.load(redis_password_file="p", redis_url="redis://weir@somewhere").redis_password_file == Path("p")
+
+
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         config.load().port = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -105,6 +106,21 @@ def test_the_log_tells_what_is_served_and_metrics_follow_the_learner(settings: c
         assert "weir_steps_total 1.0" in scraped
         assert "weir_inbox_batches 0.0" in scraped
         assert "weir_guard_armed 1.0" in scraped
+
+
+def test_json_lines_carry_the_request_they_belong_to(
+    settings: config.Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WEIR_LOG_FORMAT", "json")
+    folder.label_example(settings.data, "digits")
+    with process(settings) as (running, address, lines):
+        httpx.get(f"{address}/v1/model", headers={"X-Request-ID": "find-me"}, trust_env=False)
+        running.send_signal(signal.SIGTERM)
+        rest = running.communicate(timeout=60)[1]
+    told = [json.loads(line) for line in [*lines, *rest.splitlines()]]
+    (asked,) = [line for line in told if line.get("request_id") == "find-me"]
+    assert (asked["method"], asked["route"], asked["status"], asked["logger"]) == ("GET", "/v1/model", 200, "weir.api")
+    assert [line["level"] for line in told if "EXAMPLE" in line["message"]] == ["warning"]
 
 
 def test_an_unarmed_guard_is_said_aloud(

@@ -17,6 +17,7 @@ from enum import Enum
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, TypeVar, cast
+from urllib.parse import urlsplit
 
 import annotated_types
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, create_model
@@ -33,6 +34,9 @@ OTHER_VARIABLES = {
     "WEIR_CONFIG": ("`weir.toml`, if it exists", "file with settings; the environment goes before it"),
     "WEIR_URL": ("`http://127.0.0.1:8790`", "where the remote commands find the service"),
     "WEIR_KEY": ("none", "the API key that the remote commands show"),
+    "WEIR_INIT": ("the bundled digits", "docker compose: data of the first burn-in, and further options of it"),
+    "WEIR_MODEL": ("by the shape of x", "docker compose: model of the first burn-in"),
+    "WEIR_PROBE": ("split off the data", "docker compose: trusted samples of the first burn-in"),
 }
 
 _S = TypeVar("_S", bound=BaseSettings)
@@ -102,6 +106,9 @@ class Settings(BaseSettings):
         None,
         description="Redis for log, journal and quarantine (redis://, unix://); none: SQLite in the data folder",
     )
+    redis_password_file: Path | None = Field(
+        None, description="file with the password of that server, which is then in no environment and no argument"
+    )
     redis_prefix: str = Field(
         "weir", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="what the names of its keys begin with"
     )
@@ -137,6 +144,7 @@ class Settings(BaseSettings):
     )
     threads: int = Field(1, ge=1, description="CPU threads of the learner; recovery is exact for the same number")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe log line shown")
+    log_format: Literal["text", "json"] = Field("text", description="log lines for people, or one JSON object each")
 
     @classmethod
     def settings_customise_sources(
@@ -248,6 +256,18 @@ def _contradictions(settings: Settings) -> Iterator[InvalidSetting]:
     for name in ("log_max_bytes", "producer_max_bytes"):
         if getattr(settings, name) < settings.max_body_bytes:
             yield InvalidSetting(_variable((name,)), getattr(settings, name), expected)
+    yield from _password_contradictions(settings)
+
+
+def _password_contradictions(settings: Settings) -> Iterator[InvalidSetting]:
+    if settings.redis_password_file is None:
+        return
+    if settings.redis_url is None:
+        yield InvalidSetting(
+            "WEIR_REDIS_PASSWORD_FILE", settings.redis_password_file, "WEIR_REDIS_URL beside it, or no file"
+        )
+    elif urlsplit(settings.redis_url.get_secret_value()).password is not None:
+        yield InvalidSetting("WEIR_REDIS_URL", "(not shown)", "no password beside WEIR_REDIS_PASSWORD_FILE")
 
 
 def _expected(info: FieldInfo) -> str:

@@ -106,6 +106,11 @@ def parquet(path: Path | str, limit: int | None = None) -> Dataset:
     return Dataset(x, y, _parquet_classes(path), str(path))
 
 
+def is_bundled(source: Path | str) -> bool:
+    """Whether this names a data set that comes with Weir."""
+    return str(source) in _BUNDLED
+
+
 def load(source: Path | str, limit: int | None = None) -> Dataset:
     """The first ``limit`` samples, or all, of a bundled data set by name or a ``.parquet`` or ``.npz`` file.
 

@@ -7,9 +7,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from pydantic import SecretStr
 
 from weir.config import Settings
-from weir.errors import Conflict, StorageFailed
+from weir.errors import Conflict, InvalidSetting, StorageFailed
 from weir.stores.base import Stores
 from weir.stores.disk import CheckpointFolder
 from weir.stores.redis import Redis
@@ -20,6 +23,7 @@ CHECKPOINTS = "checkpoints"
 CANDIDATES = "candidates"
 CANDIDATES_KEPT = 3
 LOCK = "lock"
+EXAMPLE = "EXAMPLE"
 DAY = 86_400.0
 
 
@@ -58,12 +62,45 @@ def owned(path: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def label_example(path: Path, dataset: str) -> None:
+    """Note in the data folder that its model was burned in on a bundled data set, and is for trying things out."""
+    (path / EXAMPLE).write_text(
+        f"The model here was burned in on the bundled example {dataset!r}: it is for trying things out.\n"
+        "For a model of your own begin with another folder.\n"
+    )
+
+
+def is_example(path: Path) -> bool:
+    """Whether the model in this data folder is an example."""
+    return (path / EXAMPLE).exists()
+
+
 def _database(settings: Settings, folder: Path) -> Sqlite | Redis:
     bounds = {name: getattr(settings, f"log_{name}") for name in ("max_batches", "max_bytes")}
     bounds |= {name: getattr(settings, name) for name in ("producer_max_batches", "producer_max_bytes")}
     if settings.redis_url is None:
         return Sqlite(folder / DATABASE, **bounds)
-    return Redis(settings.redis_url.get_secret_value(), prefix=settings.redis_prefix, **bounds)
+    return Redis(_redis_url(settings.redis_url, settings.redis_password_file), prefix=settings.redis_prefix, **bounds)
+
+
+def _redis_url(url: SecretStr, password_file: Path | None) -> str:
+    """The URL with the password of the file in it, if there is one."""
+    plain = url.get_secret_value()
+    if password_file is None:
+        return plain
+    parts = urlsplit(plain)
+    user, _, host = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{user}:{quote(_secret(password_file), safe='')}@{host}"))
+
+
+def _secret(path: Path) -> str:
+    try:
+        secret = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidSetting("WEIR_REDIS_PASSWORD_FILE", f"{path} ({error})", "a text file with one password") from None
+    if not secret:
+        raise InvalidSetting("WEIR_REDIS_PASSWORD_FILE", f"{path} (empty)", "a text file with one password")
+    return secret
 
 
 def _made(path: Path) -> Path:

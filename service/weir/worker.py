@@ -52,6 +52,8 @@ def serve(settings: Settings) -> None:
     with listening(settings.host, settings.port) as listener, ExitStack() as to_the_end:
         with running(settings) as worker:
             to_the_end.enter_context(_outlived_signals())
+            if folder.is_example(settings.data):
+                logger.warning("THIS MODEL IS AN EXAMPLE, burned in on bundled data: not for anything that matters")
             _introduce(worker, listener)
             _answer(worker.app, listener)
             logger.info("no more requests; learning what is left, then writing a checkpoint")

@@ -12,6 +12,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from weir import logs
 from weir.api.problems import concealed
 
 HEADER = "X-Request-ID"
@@ -33,6 +34,7 @@ class Access:
             return
         request = Request(scope, receive)
         request.state.request_id = request_id = _request_id(request)
+        logs.request_id.set(request_id)  # each request has a context of its own: nothing needs to take it back
         status, started = 0, time.perf_counter()
 
         async def tagged(message: Message) -> None:
@@ -63,4 +65,14 @@ def _report(scope: Scope, status: int, seconds: float, id: str) -> None:
     """One line; the route's pattern stands for its path, whose text is the caller's and could forge lines."""
     path = getattr(scope.get("route"), "path_format", "(no route)")
     level = logging.DEBUG if path in _QUIET else logging.INFO
-    _log.log(level, "%s %s %d in %.1f ms; request %s", scope["method"], path, status, 1000 * seconds, id)
+    fields = {"method": scope["method"], "route": path, "status": status, "seconds": round(seconds, 6)}
+    _log.log(
+        level,
+        "%s %s %d in %.1f ms; request %s",
+        scope["method"],
+        path,
+        status,
+        1000 * seconds,
+        id,
+        extra={logs.FIELDS: fields},
+    )

@@ -80,6 +80,8 @@ def burnin(
             engine = burn_in(recipe, settings.engine(), training.x, training.y, plan=plan, progress=progress)
         engine.set_probe(trusted.x, trusted.y, created_at=at, source=source)
         info = initialise(stores, engine, at=time.time())
+        if datasets.is_bundled(dataset):
+            folder.label_example(settings.data, dataset)
     card(
         {
             "checkpoint": info.id,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -25,12 +24,9 @@ def serve(
       WEIR_GUARD_SAMPLE_RATE=0.005 weir serve --port 9000
       weir keys add ops --role admin && weir serve --host 0.0.0.0
     """
-    from weir import config, worker
+    from weir import config, logs, worker
 
     given = {"host": host, "port": port, "data": data}
     settings = config.load(**{name: value for name, value in given.items() if value is not None})
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", force=True
-    )
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    logs.configure(settings.log_level, settings.log_format)
     worker.serve(settings)
