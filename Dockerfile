@@ -1,7 +1,8 @@
 # Weir as one image: an unprivileged user, a root file system that may be read-only, and one volume, /data.
-#   docker build -t weir .                          torch for CPUs
-#   docker build -t weir --build-arg TORCH=cuda .   torch with CUDA, as PyPI carries it for Linux
-# TORCH_INDEX is where the CPU build of torch is found; empty: where pip finds everything else.
+#   docker build -t weir --build-arg TORCH_INDEX=… .   torch for CPUs, from PyTorch's own index of such builds: its
+#                                                      address stands on PyTorch's page "Get Started", under CPU
+#   docker build -t weir .                             torch as pip finds it: for Linux on x86-64 that is a build with
+#                                                      CUDA, which runs on CPUs too and is larger by gigabytes
 
 # What is to be installed: a layer below is made anew only when its own line of these changes.
 FROM python:3.11-slim AS wanted
@@ -13,7 +14,6 @@ print(*project["dependencies"], *project["optional-dependencies"]["data"], sep="
  && grep -v matplotlib all >requirements.txt
 
 FROM python:3.11-slim AS dependencies
-ARG TORCH=cpu
 ARG TORCH_INDEX=
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
@@ -24,11 +24,8 @@ RUN python -m venv /opt/tools \
  && python -m venv --without-pip /opt/weir
 COPY --from=wanted /wanted/torch ./
 RUN install=(/opt/tools/bin/pip --python /opt/weir/bin/python install -q); \
-    case "$TORCH" in \
-      cpu) "${install[@]}" --no-deps ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "torch==$(<torch)+cpu" ;; \
-      cuda) "${install[@]}" "torch==$(<torch)" ;; \
-      *) echo "TORCH is $TORCH: expected cpu or cuda" >&2; exit 1 ;; \
-    esac
+    if [ -n "$TORCH_INDEX" ]; then "${install[@]}" --no-deps --index-url "$TORCH_INDEX" "torch==$(<torch)+cpu"; \
+    else "${install[@]}" "torch==$(<torch)"; fi
 COPY --from=wanted /wanted/requirements.txt /wanted/constraints.txt ./
 RUN /opt/tools/bin/pip --python /opt/weir/bin/python install -q -c constraints.txt -r requirements.txt
 WORKDIR /opt/weir/lib/python3.11/site-packages
@@ -44,11 +41,11 @@ RUN /opt/tools/bin/pip wheel -q --no-deps --no-build-isolation -w /wheels . \
  && /opt/tools/bin/pip --python /opt/weir/bin/python install -q --no-deps --root /staged /wheels/weir-*.whl
 
 FROM python:3.11-slim
-ARG TORCH=cpu
+ARG TORCH_INDEX=
 LABEL org.opencontainers.image.title="Weir" \
       org.opencontainers.image.description="Online learning behind a guard that holds back what is suspected" \
       org.opencontainers.image.licenses="MIT" \
-      weir.torch="$TORCH"
+      weir.torch="${TORCH_INDEX:+cpu}"
 RUN groupadd --gid 10001 weir \
  && useradd --uid 10001 --gid weir --no-create-home --home-dir /data --shell /usr/sbin/nologin weir \
  && install -d -o weir -g weir -m 0750 /data \

@@ -7,7 +7,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check stack-test soak pressure throughput clean
+.PHONY: help demo test check stack-test attack soak pressure throughput clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ stack-test: $(READY) ## the whole stack in containers: attacked, killed, cut off
 	@scripts/engine.sh start
 	@scripts/stand-in-images.sh
 	@$(BIN)/python -m pytest -q -x -s tests/stack
+
+attack: ## honest and hostile traffic against the stack that runs, for its dashboards
+	@scripts/attack.sh
 
 soak: $(READY) ## kill the service over and over on both stores, compare with a straight run (KILLS=n, SEED=n)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.soak --kills $(KILLS) --seed $(SEED)

@@ -15,8 +15,6 @@ from typing import Any, TypeVar
 
 ROOT = Path(__file__).parents[2]
 PROJECT = "weir-stack-test"
-STAND_IN = "weir.stand-in"
-BASE = "python:3.11-slim"
 GRAFANA = "grafana/grafana:11.6.0"
 HEALTHY_SECONDS = 300
 
@@ -39,12 +37,6 @@ def is_present(image: str) -> bool:
         if subprocess.run(["docker", *ask], capture_output=True, timeout=300).returncode == 0:
             return True
     return False
-
-
-def is_stand_in(image: str) -> bool:
-    """Whether an image was made by scripts/stand-in-images.sh."""
-    (found,) = json.loads(docker("image", "inspect", image))
-    return STAND_IN in (found["Config"]["Labels"] or {})
 
 
 def until(answer: Callable[[], _T | None], what: str, seconds: float) -> _T:
@@ -74,8 +66,6 @@ class Stack:
             "STACK_SECRETS": str(given),
             **settings,
         }
-        if is_stand_in(BASE):  # it knows by itself where torch lies
-            self._environment["TORCH_INDEX"] = ""
 
     def compose(self, *words: str, timeout: float = 90) -> str:
         files = ("-f", "docker-compose.yml", "-f", "tests/stack/compose.yml")
