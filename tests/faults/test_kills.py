@@ -16,7 +16,6 @@ def test_killed_ten_times_at_random_instants(store: str, tmp_path: Path, templat
         outcome = harness.run(backend, tmp_path / "log", deaths, seed=1, environment={**harness.ENVIRONMENT, **without})
     outcome.check()
     assert outcome.acknowledged > 50
-    assert outcome.held > 0
 
 
 def test_killed_once_at_every_named_point(store: str, tmp_path: Path, template: Path) -> None:
