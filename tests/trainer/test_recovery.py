@@ -12,6 +12,7 @@ from torch import Tensor
 
 from weir.core import GateConfig, SnapshotConfig
 from weir.stores.base import Decision, EntryKind, Held, Stores
+from weir.types import DeclinePolicy
 
 if TYPE_CHECKING:
     from tests.trainer.conftest import House, Open
@@ -183,6 +184,23 @@ def test_vetoes_are_counted_once_and_remembered(open_house: Open, stream: Stream
     assert vetoes > 0
     house.crash(11, engine=config)
     assert house.drain(engine=config).status.vetoes == vetoes
+    assert house.bits == straight.bits
+
+
+@pytest.mark.parametrize("policy", DeclinePolicy)
+def test_a_first_step_that_was_undone_leaves_no_trace_that_a_crash_would_lose(
+    open_house: Open, stream: Stream, policy: DeclinePolicy
+) -> None:
+    straight, house = open_house("straight"), open_house("crashed")
+    config = straight.trainer().engine.config
+    gate = GateConfig(tolerance=0.0, decline=0.0, decline_policy=policy)
+    config = replace(config, gate=gate, learner=replace(config.learner, lr=20.0))
+    for each in (straight, house):
+        each.post(stream[0][:40], stream[1][:40], size=20)
+    assert straight.drain(engine=config).status.updates == 0
+    house.drain(stores=replace(house.stores, journal=JournalAfter(house.stores.journal, 2)), engine=config)
+    house.drain(engine=config)
+    assert story(house) == story(straight)
     assert house.bits == straight.bits
 
 

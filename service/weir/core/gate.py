@@ -24,6 +24,11 @@ class Gate:
         self._config = config
         self._best: Tensor | None = None
 
+    @property
+    def knows_best(self) -> bool:
+        """Whether there is a best to hold the model against."""
+        return self._best is not None
+
     def test(self, before: Tensor, after: Tensor, *, drift: bool = False) -> GateReport:
         """Judge a tentative step by its losses per sample (n,), nats; ``harm`` is the mean of after − before.
 

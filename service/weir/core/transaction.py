@@ -52,6 +52,7 @@ class Transaction:
         if probe is None or (self._drifted and not drift):
             self._forget_best()  # what was kept below the best on purpose is what a decline is measured from now
         before = losses = None
+        first = not self._gate.knows_best
         if probe is not None:
             before = self._learner.capture()
             if self._keeps_best and self._best is None:
@@ -62,6 +63,7 @@ class Transaction:
         with self._timed("learn"):
             loss = self._learner.step(x, y, seed=seed)
         if loss is None:
+            self._forget_best_of(first)
             return Outcome(None, None)
         self._losses = None
         if probe is None or before is None or losses is None:
@@ -71,6 +73,7 @@ class Transaction:
             outcome = Outcome(loss, self._gate.test(losses, after, drift=drift))
         if not outcome.kept:
             self._undo(before, losses, outcome)
+            self._forget_best_of(first)
             return outcome
         self._drifted = drift  # of kept steps alone: a replay does not come to the others
         if self._gate.passed(after) and self._keeps_best:
@@ -78,11 +81,11 @@ class Transaction:
         return outcome
 
     def put_best_back(self) -> None:
-        """Restore the best model, at rest; without one the current model stays."""
+        """Restore the best model, at rest; without one it is the current model."""
         if self._best is not None:
             self._learner.restore(self._best)
-            self._learner.come_to_rest()  # the velocity of now led away from it
-            self._losses = None
+        self._learner.come_to_rest()  # the velocity of now led away from it
+        self._losses = None
 
     def reset(self) -> None:
         """Forget what was measured: the probe set or the weights have been replaced."""
@@ -110,6 +113,11 @@ class Transaction:
         else:
             self._learner.restore(before)
             self._losses = losses
+
+    def _forget_best_of(self, first: bool) -> None:
+        """Forget a best that only an undone step has seen: a replay does not come to that step."""
+        if first:
+            self._forget_best()
 
     def _forget_best(self) -> None:
         self._gate.reset()
