@@ -11,7 +11,7 @@ import pytest
 from tests.redis_server import RedisServer, running
 
 # With 1, tests that were left out make the run fail: CI has every program that they need.
-COMPLETE = os.environ.get("WEIR_TESTS_COMPLETE") == "1"
+COMPLETE = os.environ.get("TESTS_COMPLETE") == "1"
 # Before anything imports torch: several workers with a pool of threads each are slower than one thread each.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 for name in [name for name in os.environ if name.startswith("WEIR_")]:

@@ -19,7 +19,7 @@ def test_what_is_left_out_is_told(complete: str, status: int) -> None:
             **os.environ,
             "PATH": "/nowhere",
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-            "WEIR_TESTS_COMPLETE": complete,
+            "TESTS_COMPLETE": complete,
         },
         capture_output=True,
         text=True,
