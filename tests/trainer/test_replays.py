@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -230,7 +231,23 @@ def test_a_publication_that_was_cut_off_is_made_good(open_house: Open, stream: S
     assert outcomes[0] == outcomes[1]
     assert weights(house) == weights(straight)
     assert [s.state for s in house.held] == [s.state for s in straight.held]
-    assert house.stores.candidates.all() == straight.stores.candidates.all() == []
+
+
+def test_a_publication_is_done_again_when_its_checkpoint_is_damaged(
+    house: House, stream: Stream, tmp_path: Path
+) -> None:
+    """The newest checkpoints do not verify: the learner falls back behind the replay and comes to it once more."""
+    deliver(house, stream)
+    house.drain()
+    _, outcome = replayed(house, ReplayOrder(FIRST, producers=("mallory",), verdicts=ANEW))
+    before, states = weights(house), {sample.id: sample.state for sample in house.held}
+    for info in house.stores.checkpoints.all():
+        if info.step >= outcome["step"]:
+            (tmp_path / "house" / "checkpoints" / info.id / "tensors.safetensors").write_bytes(b"damaged")
+    trainer = house.drain()
+    assert trainer.status.failure is None
+    assert weights(house) == before
+    assert {sample.id: sample.state for sample in house.held} == states
 
 
 def test_a_replay_that_is_not_published_changes_nothing(house: House, stream: Stream) -> None:

@@ -37,7 +37,7 @@ def _release(stores: Stores, entry: Entry, decision: Decision) -> None:
 
 
 def _replay(stores: Stores, entry: Entry, decision: Decision) -> None:
-    """Hold what the replay held, let go of what it learned, and throw the candidate away."""
+    """Hold what the replay held, and let go of what it learned."""
     verdicts = dict(zip(decision.refs, decision.verdicts, strict=True))
     for held in _in_state(stores, HeldState.HELD, HeldState.RELEASE_VETOED):
         now = verdicts.get(SampleRef(held.batch, held.index))
@@ -57,8 +57,6 @@ def _replay(stores: Stores, entry: Entry, decision: Decision) -> None:
     for batch, lines in by_batch.items():
         stores.quarantine.put(_newly_held(stores.log.get(batch), lines, entry.created_at, decision.step))
     _rollback(stores, entry, decision)
-    with suppress(NotFound):
-        stores.candidates.drop(decision.result["candidate"])
 
 
 def _rollback(stores: Stores, entry: Entry, decision: Decision) -> None:
