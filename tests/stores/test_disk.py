@@ -156,14 +156,6 @@ def test_old_ones_go_however_few_there_are_but_for_two(path: Path) -> None:
     assert names(path) == [info.id for info in saved[-2:]], "the newest two stay, whatever their age"
 
 
-def test_one_that_is_dropped_is_gone(folder: CheckpointFolder, path: Path) -> None:
-    saved = [save(folder, step) for step in (1, 2)]
-    folder.drop(saved[0].id)
-    assert names(path) == [saved[1].id]
-    with pytest.raises(NotFound):
-        folder.drop(saved[0].id)
-
-
 def test_a_full_disk_is_told_from_a_broken_one(
     folder: CheckpointFolder, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -417,9 +417,6 @@ class Checkpoints(Protocol):
     def save(self, state: State, *, step: int, cursor: Cursor, at: float, reason: str) -> CheckpointInfo:
         """Write a checkpoint atomically and durably, then drop what retention no longer keeps."""
 
-    def drop(self, id: str) -> None:
-        """Delete a checkpoint; raises NotFound."""
-
     def all(self) -> list[CheckpointInfo]:
         """The headers, oldest first; damaged ones are left out."""
 

@@ -103,12 +103,6 @@ class CheckpointFolder:
                 continue
         return found
 
-    def drop(self, id: str) -> None:
-        """See ``Checkpoints.drop``."""
-        with self._lock, _translated(self._path):
-            self._known(id)
-            self._delete(id)
-
     def load(self, id: str) -> tuple[CheckpointInfo, State]:
         """See ``Checkpoints.load``; the tensors are on the CPU and the caller's own."""
         with self._lock:
