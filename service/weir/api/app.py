@@ -11,6 +11,7 @@ import weir
 from weir.api import (
     batches,
     checkpoints,
+    commands,
     dead_letters,
     erasure,
     mode,
@@ -33,7 +34,7 @@ from weir.types import Batch
 
 RESOURCES = (
     *(batches, predict, quarantine, review, dead_letters, model, checkpoints, replay),
-    *(probe, producers, mode, erasure, operations),
+    *(probe, producers, mode, erasure, commands, operations),
 )
 _ABOUT = """An online-learning service that guards what it learns from.
 

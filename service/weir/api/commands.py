@@ -1,4 +1,4 @@
-"""Commands to the learner: audited log entries, and the bounded wait for what the learner decides."""
+"""Commands to the learner: audited log entries, the bounded wait for what it decides, and the way to ask later."""
 
 from __future__ import annotations
 
@@ -8,20 +8,37 @@ from typing import Any, TypeVar
 
 import anyio
 from anyio.to_thread import run_sync
-from fastapi import Response
+from fastapi import APIRouter, Depends, Response
 
-from weir.api.auth import Identity
-from weir.api.problems import CommandFailed
-from weir.api.schemas.common import Queued
-from weir.api.service import Service
-from weir.errors import NotReady
+from weir.api.auth import INSPECT, GuardedRoute, Identity
+from weir.api.problems import CommandFailed, responses, told
+from weir.api.schemas.common import CommandState, CommandView, Queued
+from weir.api.service import App, Service
+from weir.errors import NotFound, NotReady
 from weir.stores.base import AuditRecord, Entry, EntryKind
+
+router = APIRouter(prefix="/v1/commands", tags=["commands"], route_class=GuardedRoute)
 
 _SLICE_SECONDS = 0.5
 _CROWDED_SLICE_SECONDS = 0.02
 _PUBLISH_SECONDS = 0.001
 
 _V = TypeVar("_V")
+
+
+@router.get("/{id}", dependencies=[Depends(INSPECT)], responses=responses(404))
+def read_command(id: str, service: App) -> CommandView:
+    """What became of a command that was answered with 202; known as long as the log keeps it."""
+    entry = service.stores.log.get(id)
+    if entry.kind is EntryKind.BATCH:
+        raise NotFound("command", id)
+    result = service.stores.journal.outcome(id)
+    view = CommandView(id=id, kind=entry.kind, by=entry.producer, state=CommandState.QUEUED)
+    if result is None:
+        return view
+    if "error" in result:
+        return view.model_copy(update={"state": CommandState.FAILED, "error": told(result["error"])})
+    return view.model_copy(update={"state": CommandState.DONE, "result": dict(result)})
 
 
 def require_trainer(service: Service) -> None:
@@ -53,6 +70,7 @@ async def outcome(
     result = await run_sync(service.stores.journal.outcome, entry.id)
     if result is None:
         response.status_code = 202
+        response.headers["Location"] = f"{router.prefix}/{entry.id}"
         return Queued(id=entry.id, durability=await run_sync(service.durability))
     if "error" in result:
         raise CommandFailed(result["error"])

@@ -113,11 +113,20 @@ async def _weir_error(request: Request, error: Exception) -> JSONResponse:
 
 async def _command_failed(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, CommandFailed)
-    code, place = str(error.error["code"]), {name: error.error.get(name) for name in ("field", "seen", "expected")}
-    status = _BY_CODE.get(code, 409 if place["field"] is None else 422)
+    code, status = str(error.error["code"]), _status(error.error)
     if status >= 500:
         return concealed(request, error, status, code)
+    place = {name: error.error.get(name) for name in ("field", "seen", "expected")}
     return _problem(request, status, code, str(error), place)
+
+
+def told(error: Mapping[str, Any]) -> dict[str, Any]:
+    """The error of a command as a caller may see it: what failed inside the service is in its log."""
+    return {"code": error["code"]} if _status(error) >= 500 else dict(error)
+
+
+def _status(error: Mapping[str, Any]) -> int:
+    return _BY_CODE.get(str(error["code"]), 409 if error.get("field") is None else 422)
 
 
 async def _invalid_request(request: Request, error: Exception) -> JSONResponse:

@@ -41,7 +41,7 @@ def report(result: DataclassInstance, *, as_json: bool) -> None:
     from weir.client import Queued
 
     if isinstance(result, Queued):
-        remark(f"Queued as {result.id}: the learner has not come to it yet.")
+        remark(f"Queued: the learner has not come to it yet. GET /v1/commands/{result.id} tells when it has.")
         return document(values(result)) if as_json else None
     return card(values(result), as_json=as_json)
 

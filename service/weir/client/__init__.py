@@ -52,6 +52,7 @@ __all__ = [
     "BatchReport",
     "CheckpointReport",
     "Client",
+    "CommandReport",
     "Counts",
     "DeadLetterDetail",
     "DeadLetterReport",

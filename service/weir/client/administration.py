@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from weir import codec
 from weir.client.answers import ModeReport, ProbeReport, Queued
 from weir.client.arrays import Numbers, labels_of, samples_of
-from weir.client.changes import CheckpointReport, ErasureReport, PublishReport, RollbackReport
+from weir.client.changes import CheckpointReport, CommandReport, ErasureReport, PublishReport, RollbackReport
 from weir.client.connection import Connection, part
 from weir.client.reading import read, read_page
 from weir.types import Batch, GuardMode, ReplayReport, ReplayVerdicts
@@ -17,6 +17,10 @@ BINARY = {"Content-Type": codec.SAFETENSORS}
 
 class Administration(Connection):
     """See ``Client``."""
+
+    def command(self, id: str) -> CommandReport:
+        """What became of a command that was still queued when it was answered."""
+        return read(CommandReport, self._transport.ask("GET", f"/v1/commands/{part(id)}"))
 
     def checkpoints(self) -> tuple[CheckpointReport, ...]:
         """The checkpoints that can be restored, oldest first."""

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from weir.stores.base import Cursor
+
+
+@dataclass(frozen=True, slots=True)
+class CommandReport:
+    """A command, given ``by`` somebody: queued, done with a ``result``, or failed with an ``error``."""
+
+    id: str
+    kind: str
+    by: str
+    state: str
+    result: Mapping[str, Any] | None
+    error: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)

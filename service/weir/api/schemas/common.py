@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from weir.stores.base import Held, JournalledSample
+from weir.stores.base import EntryKind, Held, JournalledSample
 from weir.types import Reason, Verdict
 
 _T = TypeVar("_T")
@@ -35,6 +36,25 @@ class Queued(View):
     durability: Literal["durable", "relaxed"] = Field(
         description="durable: it survives a crash of the machine; relaxed: /health/ready says what could lose it"
     )
+
+
+class CommandState(StrEnum):
+    """Where a command stands."""
+
+    QUEUED = "queued"
+    DONE = "done"
+    FAILED = "failed"
+
+
+class CommandView(View):
+    """A command in the log."""
+
+    id: str = Field(description="the id of its log entry")
+    kind: EntryKind
+    by: str = Field(description="whose key it came with")
+    state: CommandState
+    result: dict[str, Any] | None = Field(default=None, description="what it gave, once it is done")
+    error: dict[str, Any] | None = Field(default=None, description="why it failed: `code` and `detail`")
 
 
 class VerdictView(View):
