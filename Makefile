@@ -19,7 +19,7 @@ demo: $(READY) ## a live attack, held back by the guard (SEED=n for another one)
 test: $(READY) ## the whole test suite
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4
 
-check: $(READY) ## format, lint, types and import layers
+check: $(READY) ## format, lint, types, import layers; rules, manifests, images
 	@scripts/check
 
 # Where no engine runs one is started (as root, on Debian); what cannot be pulled has a stand-in.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import sqlite3
 import statistics
@@ -146,8 +147,15 @@ def _made_with() -> str:
     version = next((word.removeprefix("v=") for word in redis if word.startswith("v=")), "none")
     return (
         f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, Redis {version}, "
-        f"{platform.system()} {platform.release().partition('-')[0]} on {platform.machine()}."
+        f"{platform.system()} {platform.release().partition('-')[0]} on {os.cpu_count()} cores of {_processor()}."
     )
+
+
+def _processor() -> str:
+    names = (
+        line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "name" in line
+    )
+    return next(names, platform.machine())
 
 
 if __name__ == "__main__":

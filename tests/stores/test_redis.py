@@ -170,6 +170,7 @@ def test_a_learner_that_died_makes_room_when_its_lease_runs_out(learner: Learner
     learner.process.kill()
     with stores.owned():
         stores.journal.record(DECISION)
+    assert stores.journal.after(Cursor()) == [DECISION]
 
 
 def test_a_learner_that_stood_still_is_fenced_when_it_wakes(learner: Learner, stores: Redis) -> None:
@@ -212,6 +213,7 @@ def test_a_lease_that_ran_out_and_that_nobody_took_goes_on(stores: Redis, server
         client.delete(lease)
         stores.journal.record(DECISION)
         until(lambda: bool(client.exists(lease)))
+    assert stores.journal.after(Cursor()) == [DECISION]
 
 
 @pytest.mark.parametrize("key", [None, IdempotencyKey("order-1", "aa")])

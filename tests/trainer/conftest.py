@@ -23,7 +23,18 @@ from weir.core import (
     LearnerConfig,
     burn_in,
 )
-from weir.stores.base import CheckpointInfo, Cursor, Decision, Durability, Entry, EntryKind, Held, HeldFilter, Stores
+from weir.stores.base import (
+    CheckpointInfo,
+    Cursor,
+    Decision,
+    Durability,
+    Entry,
+    EntryKind,
+    Held,
+    HeldFilter,
+    Journal,
+    Stores,
+)
 from weir.stores.disk import CheckpointFolder
 from weir.stores.sqlite import Sqlite
 from weir.trainer import Trainer, TrainerConfig, initialise
@@ -165,6 +176,22 @@ class House:
         _, state = self.newest
         held = {name: tensor.numpy().tobytes() for name, tensor in state.tensors.items()}
         return held | {"values": json.dumps(dict(state.values)).encode()}
+
+
+def dying(real: Journal, *, written: bool) -> Journal:
+    """A journal with which the process ends, before or after the next record is ``written``."""
+
+    class Dies:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(real, name)
+
+        def record(self, decision: Decision) -> None:
+            if written:
+                real.record(decision)
+            raise SystemError("the power went out")
+
+    journal: Journal = Dies()
+    return journal
 
 
 Open = Callable[..., House]

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from tests.trainer.conftest import dying
 from torch import Tensor
 
 from weir import codec
 from weir.core import GateConfig, GuardConfig, LearnerConfig
 from weir.core.engine import Engine
-from weir.stores.base import CheckpointInfo, Cursor, EntryKind, Held, HeldState, Journal
+from weir.stores.base import CheckpointInfo, Cursor, EntryKind, Held, HeldState
 from weir.trainer import Trainer
 from weir.types import Batch, GuardMode, ProbeInfo, Reason, SampleRef, SampleVerdict, State, Step, Verdict
 
@@ -180,19 +181,12 @@ class TestRollback:
         house.post(*stream)
         house.drain()
         entry = house.order(EntryKind.ROLLBACK, checkpoint="00000001-0")
-        real = house.stores.journal
-
-        class Dies:
-            def __getattr__(self, name: str) -> Any:
-                return getattr(real, name)
-
-            def record(self, decision: Any) -> None:
-                if written:
-                    real.record(decision)
-                raise SystemError("the power went out")
-
-        journal: Journal = Dies()
-        assert house.drain(stores=replace(house.stores, journal=journal)).status.failure is not None
+        assert (
+            house.drain(
+                stores=replace(house.stores, journal=dying(house.stores.journal, written=written))
+            ).status.failure
+            is not None
+        )
         trainer = house.drain()
         given = house.outcome(entry)
         assert (given["restored"], given["steps"]) == ("00000001-0", 12)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
+from tests.trainer.conftest import dying
 from torch import Tensor
 
 from weir import codec
-from weir.stores.base import DeadLetter, EntryKind, Journal
+from weir.stores.base import DeadLetter, EntryKind
 from weir.types import Verdict
 
 if TYPE_CHECKING:
@@ -103,19 +104,10 @@ def test_an_erasure_that_was_cut_off_is_made_good(house: House, stream: Stream, 
     (batch,) = house.post(stream[0][:50], stream[1][:50], by="eve")
     house.drain()
     entry = house.order(EntryKind.ERASE, producer="eve")
-    real = house.stores.journal
-
-    class Dies:
-        def __getattr__(self, name: str) -> Any:
-            return getattr(real, name)
-
-        def record(self, decision: Any) -> None:
-            if written:
-                real.record(decision)
-            raise SystemError("the power went out")
-
-    journal: Journal = Dies()
-    assert house.drain(stores=replace(house.stores, journal=journal)).status.failure is not None
+    assert (
+        house.drain(stores=replace(house.stores, journal=dying(house.stores.journal, written=written))).status.failure
+        is not None
+    )
     assert indices(house, batch.id) == list(range(50))
     house.drain()
     assert indices(house, batch.id) == []

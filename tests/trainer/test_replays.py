@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from tests.trainer.conftest import dying
 from torch import Tensor
 
 from weir import codec
 from weir.core import Engine
 from weir.errors import Conflict, NotFound
-from weir.stores.base import Entry, EntryKind, HeldState, Journal
+from weir.stores.base import Entry, EntryKind, HeldState
 from weir.trainer import Trainer
 from weir.types import ReplayOrder, ReplayReport, ReplayState, ReplayVerdicts, SampleRef, State, Step, Verdict
 
@@ -213,8 +214,8 @@ def test_batches_tell_what_became_of_them(house: House, stream: Stream) -> None:
             assert now[id].state is HeldState.RELEASED, "it was learned, and could be released once more"
 
 
-@pytest.mark.parametrize("after", ["checkpoint", "journal"])
-def test_a_publication_that_was_cut_off_is_made_good(open_house: Open, stream: Stream, after: str) -> None:
+@pytest.mark.parametrize("written", [False, True])
+def test_a_publication_that_was_cut_off_is_made_good(open_house: Open, stream: Stream, written: bool) -> None:
     straight, house = open_house("straight"), open_house("crashed")
     outcomes = []
     for each in (straight, house):
@@ -224,7 +225,7 @@ def test_a_publication_that_was_cut_off_is_made_good(open_house: Open, stream: S
             report = finish(trainer, ReplayOrder(FIRST, producers=("mallory",), verdicts=ANEW))
         entry = publish(each, report)
         if each is house:
-            dead = each.drain(stores=replace(each.stores, journal=_dying(each.stores.journal, after=after)))
+            dead = each.drain(stores=replace(each.stores, journal=dying(each.stores.journal, written=written)))
             assert dead.status.failure is not None
         each.drain()
         outcomes.append(each.outcome(entry))
@@ -248,6 +249,23 @@ def test_a_publication_is_done_again_when_its_checkpoint_is_damaged(
     assert trainer.status.failure is None
     assert weights(house) == before
     assert {sample.id: sample.state for sample in house.held} == states
+
+
+def test_what_is_trimmed_or_erased_before_it_is_published_does_not_stop_the_learner(
+    house: House, stream: Stream
+) -> None:
+    deliver(house, stream)
+    house.drain()
+    with running(house) as trainer:
+        report = finish(trainer, ReplayOrder(FIRST))
+    assert report.held, "nothing would have to be looked up when it is published"
+    house.order(EntryKind.ERASE, producer=house.held[0].producer)
+    entry = publish(house, report)
+    assert house.drain().status.failure is None
+    house.stores.log.trim(report.position, keep_bytes=0)
+    again = publish(house, report)
+    assert house.drain().status.failure is None
+    assert house.outcome(entry)["candidate"] == house.outcome(again)["candidate"] == report.candidate
 
 
 def test_a_replay_that_is_not_published_changes_nothing(house: House, stream: Stream) -> None:
@@ -299,6 +317,24 @@ class TestRefusals:
         with running(house) as trainer, pytest.raises(Conflict, match=r"begins after position 5.*WEIR_LOG_KEEP_BYTES"):
             trainer.replays.start(ReplayOrder(FIRST), by="adi")
 
+    def test_a_log_that_is_trimmed_meanwhile_is_not_passed_over(
+        self, house: House, stream: Stream, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        deliver(house, stream)
+        house.drain()
+        real = Engine.process
+
+        def trimmed(self: Engine, *given: Any) -> Any:
+            house.stores.log.trim(house.stores.log.tail(), keep_bytes=0)
+            return real(self, *given)
+
+        with running(house) as trainer:
+            monkeypatch.setattr(Engine, "process", trimmed)
+            report = finish(trainer, ReplayOrder(FIRST, verdicts=ANEW))
+        assert report.state is ReplayState.FAILED
+        assert report.error is not None
+        assert "no longer reaches back" in report.error
+
     def test_one_that_fails_says_why(self, house: House, stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
         deliver(house, stream)
         house.drain()
@@ -315,22 +351,6 @@ class TestRefusals:
         entry = house.order(EntryKind.REPLAY, candidate="00000001-3", order={})
         assert house.drain().status.failure is None
         assert house.outcome(entry)["error"]["code"] == "not_found"
-
-
-def _dying(real: Journal, *, after: str) -> Journal:
-    """A journal with which the process ends, before or after the next record is written."""
-
-    class Dies:
-        def __getattr__(self, name: str) -> Any:
-            return getattr(real, name)
-
-        def record(self, decision: Any) -> None:
-            if after == "journal":
-                real.record(decision)
-            raise SystemError("the power went out")
-
-    journal: Journal = Dies()
-    return journal
 
 
 def _samples(house: House) -> dict[SampleRef, tuple[Tensor, Tensor]]:

@@ -78,14 +78,14 @@ class Rerun:
     def of(stores: Stores, new_engine: NewEngine, order: ReplayOrder, *, step_size: int) -> Rerun:
         """From the order's checkpoint; raises NotFound, and Conflict when the log does not reach back to it."""
         info, state = stores.checkpoints.load(order.checkpoint)
-        check_reach(stores, info)
+        check_reach(stores, info.cursor.position, info.id)
         return Rerun(stores, new_engine, order, state, step=info.step, cursor=info.cursor, step_size=step_size)
 
     @staticmethod
     def resumed(stores: Stores, new_engine: NewEngine, candidate: str, *, step_size: int) -> Rerun:
         """From a candidate, where its rerun left off; raises NotFound, and Conflict as ``of`` does."""
         info, state = stores.candidates.load(candidate)
-        check_reach(stores, info)
+        check_reach(stores, info.cursor.position, info.id)
         extra = Saved.of(state).extra
         order = order_from_values(extra["order"])
         rerun = Rerun(stores, new_engine, order, state, step=info.step, cursor=info.cursor, step_size=step_size)
@@ -99,11 +99,16 @@ class Rerun:
         return self._cutter.cursor
 
     def advance(self, end: int, *, partial: bool) -> bool:
-        """Learn one step, or carry out one command, that lies before or at the position ``end``; False without one."""
+        """Learn one step, or carry out one command, that lies before or at the position ``end``; False without one.
+
+        Raises Conflict when the log was trimmed past where it stands.
+        """
         recorded = self._recorded.pop(self._cutter.cursor, None)
         if recorded is None and self.order.verdicts is ReplayVerdicts.RECORDED:
             return False  # not decided yet: what is on record is all that this kind of rerun goes by
+        read = self._cutter.read
         cut = self._cutter.cut(partial=partial, until=recorded.end if recorded else None, end=end)
+        check_reach(self._stores, read, "this replay")  # afterwards: what was trimmed meanwhile was passed over
         if cut is None:
             return False
         self.step += 1
@@ -210,13 +215,13 @@ def discarded(stores: Stores) -> set[str]:
             return found
 
 
-def check_reach(stores: Stores, info: CheckpointInfo) -> None:
-    """Raise Conflict unless the log still has everything that came after a checkpoint."""
+def check_reach(stores: Stores, position: int, whose: str) -> None:
+    """Raise Conflict unless the log still has everything that came after a position."""
     floor = stores.log.floor()
-    if info.cursor.position < floor:
+    if position < floor:
         raise Conflict(
-            f"the log no longer reaches back to {info.id}: it begins after position {floor}, the checkpoint's is "
-            f"{info.cursor.position}; take a later checkpoint (WEIR_LOG_KEEP_BYTES sets how much it keeps)",
+            f"the log no longer reaches back to {whose}, which stands at position {position}: it begins after position "
+            f"{floor}; take a later checkpoint (WEIR_LOG_KEEP_BYTES sets how much it keeps)",
             code="log_trimmed",
         )
 

@@ -55,7 +55,8 @@ def _replay(stores: Stores, entry: Entry, decision: Decision) -> None:
         if verdict.verdict is Verdict.QUARANTINE:
             by_batch.setdefault(ref.batch, []).append((ref.index, verdict))
     for batch, lines in by_batch.items():
-        stores.quarantine.put(_newly_held(stores.log.get(batch), lines, entry.created_at, decision.step))
+        with suppress(NotFound):  # trimmed since the replay read it
+            stores.quarantine.put(_newly_held(stores.log.get(batch), lines, entry.created_at, decision.step))
     _rollback(stores, entry, decision)
 
 
@@ -84,7 +85,9 @@ def _newly_held(entry: Entry, lines: list[tuple[int, SampleVerdict]], at: float,
     batch, kept = codec.load_kept(entry.payload)
     rows = {index: row for row, index in enumerate(kept)}
     for index, verdict in lines:
-        row = rows[index]
+        row = rows.get(index)
+        if row is None:  # erased since the replay read it
+            continue
         yield Held(
             batch=entry.id,
             index=index,
