@@ -15,12 +15,13 @@ import pytest
 import torch
 from tests.api.conftest import serving
 
-from weir import codec, config, datasets, folder, worker
+from weir import codec, config, datasets, folder
 from weir.api.auth import Keyring
 from weir.cli import main
 from weir.client import Client
 from weir.core.probe import ProbeSet
 from weir.errors import ServiceUnavailable, Unauthenticated
+from weir.serving import running
 from weir.stores.base import DeadLetter, EntryKind, Held, HeldState, Role, Stores
 from weir.types import Batch, Reason, ReplayOrder, ReplayReport, ReplayState, SampleVerdict, Verdict
 
@@ -80,9 +81,9 @@ def data(run: Run, tmp_path: Path) -> Path:
 def service(data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stores]:
     """A running service that remote commands find; its stores."""
     settings = config.load(data=data, guard={"mode": "observe"}, step_linger_seconds=0.01)
-    with worker.running(settings) as running, serving(running.app) as address:
+    with running(settings) as served, serving(served.app) as address:
         monkeypatch.setenv("WEIR_URL", address)
-        yield running.stores
+        yield served.stores
 
 
 def opened(data: Path) -> Any:
@@ -190,11 +191,11 @@ class TestBurnIn:
         assert made.code == 0, made.err
         assert (made.json["burn_in_samples"], made.json["probe_samples"], made.json["armed"]) == (300, 400, True)
         assert made.json["probe_accuracy"] > 0.9
-        with worker.running(config.load(data=tmp_path / "weir-data")) as running:
-            assert running.trainer.publication.recipe.options == {"hidden": 8}
-            assert running.trainer.status.armed
-            assert running.trainer.status.probe is not None
-            assert running.trainer.status.probe.size == 400
+        with running(config.load(data=tmp_path / "weir-data")) as served:
+            assert served.trainer.publication.recipe.options == {"hidden": 8}
+            assert served.trainer.status.armed
+            assert served.trainer.status.probe is not None
+            assert served.trainer.status.probe.size == 400
 
     def test_samples_rest_and_probe_set_are_disjoint(self, run: Run, tmp_path: Path) -> None:
         all_rows = datasets.load(write(tmp_path / "train.npz", 900, seed=1)).x
@@ -223,8 +224,8 @@ class TestBurnIn:
         assert made.code == 0, made.err
         assert folder.is_example(tmp_path / "weir-data")
         rest = datasets.load("rest.npz")
-        with worker.running(config.load(data=tmp_path / "weir-data")) as running:
-            published = running.trainer.publication
+        with running(config.load(data=tmp_path / "weir-data")) as served:
+            published = served.trainer.publication
             right = published.predict(rest.x).argmax(1) == rest.y
         inputs = published.recipe.inputs
         assert (inputs.low, inputs.high, inputs.categorical) == (None, None, (3, 7))

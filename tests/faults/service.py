@@ -23,7 +23,7 @@ ADDRESS = re.compile(r"listening on (http://\S+)")
 TAIL = 6_000  # characters of the log that a failure shows
 # Victims are forked from a process that has imported everything once: most of a start, dozens of times over.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["tests.faults.victim", "weir.worker", "weir.cli.serve", "torch._dynamo"])
+FORKS.set_forkserver_preload(["tests.faults.victim", "weir.serving", "weir.cli.serve", "torch._dynamo"])
 
 
 class Process(Protocol):

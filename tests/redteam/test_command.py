@@ -21,10 +21,10 @@ from weir.cli import main
 from weir.client import Client
 from weir.errors import LogFull
 from weir.redteam.catalogue import CATALOGUE
+from weir.serving import running
 from weir.stores.base import Entry, EntryKind, Role, Stores
 from weir.trainer import initialise
 from weir.types import Verdict
-from weir.worker import running
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +77,9 @@ def served(data: Path, monkeypatch: pytest.MonkeyPatch, *, mode: str = "weir") -
     """A service that the command finds; its stores."""
     guard = {"mode": mode, "sample_rate": 0.02}
     settings = config.load(data=data, step_size=20, step_linger_seconds=0.01, guard=guard, learner={"lr": 0.02})
-    with running(settings) as worker, serving(worker.app) as address:
+    with running(settings) as service, serving(service.app) as address:
         monkeypatch.setenv("WEIR_URL", address)
-        yield worker.stores
+        yield service.stores
 
 
 @pytest.fixture

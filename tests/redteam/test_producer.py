@@ -20,10 +20,10 @@ from weir.codec import load
 from weir.errors import Forbidden, InvalidSetting
 from weir.redteam.producer import HostileProducer, Units
 from weir.redteam.threat import ThreatModel
+from weir.serving import running
 from weir.stores.base import EntryKind, Role, Stores
 from weir.trainer import initialise
 from weir.types import Batch, InputSpec
-from weir.worker import running
 
 STEP_SIZE = 20
 WAIT = 20.0
@@ -65,12 +65,12 @@ def opened(path: Path, field: Field) -> Iterator[Service]:
             record, keys[role] = issue(f"{role}-1", [role], time.time)
             stores.keys.add(record)
     with (
-        running(settings) as worker,
-        serving(worker.app) as address,
+        running(settings) as served,
+        serving(served.app) as address,
         Client(address, keys[Role.PRODUCER]) as sender,
         Client(address, keys[Role.READER]) as spy,
     ):
-        yield Service(sender, spy, worker.stores)
+        yield Service(sender, spy, served.stores)
 
 
 @pytest.fixture

@@ -24,9 +24,9 @@ def serve(
       WEIR_GUARD_SAMPLE_RATE=0.005 weir serve --port 9000
       weir keys add ops --role admin && weir serve --host 0.0.0.0
     """
-    from weir import config, logs, worker
+    from weir import config, logs, serving
 
     given = {"host": host, "port": port, "data": data}
     settings = config.load(**{name: value for name, value in given.items() if value is not None})
     logs.configure(settings.log_level, settings.log_format)
-    worker.serve(settings)
+    serving.serve(settings)

@@ -17,7 +17,7 @@ import httpx
 import pytest
 import torch
 
-from weir import config, folder, worker
+from weir import config, folder, serving
 from weir.api.auth import issue
 from weir.core import BurnIn, Engine, EngineConfig, burn_in
 from weir.errors import Conflict, InvalidSetting, NotReady
@@ -126,37 +126,37 @@ def test_json_lines_carry_the_request_they_belong_to(
 def test_an_unarmed_guard_is_said_aloud(
     settings: config.Settings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "_answer", lambda app, listener: None)
+    monkeypatch.setattr(serving, "_answer", lambda app, listener: None)
     observing = config.load(data=settings.data, port=0, guard={"mode": "observe"})
-    worker.serve(observing)
+    serving.serve(observing)
     (warning,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert "guard NOT armed, mode observe" in warning
 
 
 def test_a_host_beyond_this_machine_needs_a_key(settings: config.Settings) -> None:
     exposed = config.load(data=settings.data, host="0.0.0.0", port=0)
-    with pytest.raises(InvalidSetting, match="weir keys add"), worker.running(exposed):
+    with pytest.raises(InvalidSetting, match="weir keys add"), serving.running(exposed):
         pass
     record, _ = issue("ops", [Role.ADMIN], lambda: 1.0)
     with folder.stores(settings) as stores:
         stores.keys.add(record)
-    with worker.running(exposed) as running:
-        assert running.trainer.status.alive
+    with serving.running(exposed) as served:
+        assert served.trainer.status.alive
     with folder.stores(settings) as stores:
         stores.keys.revoke(record.id, 2.0)
-    with pytest.raises(InvalidSetting, match="weir keys add"), worker.running(exposed):
+    with pytest.raises(InvalidSetting, match="weir keys add"), serving.running(exposed):
         pass
 
 
 def test_a_data_folder_has_one_learner(settings: config.Settings) -> None:
-    with worker.running(settings), pytest.raises(Conflict, match="in use by another"), worker.running(settings):
+    with serving.running(settings), pytest.raises(Conflict, match="in use by another"), serving.running(settings):
         pass
-    with worker.running(settings):
+    with serving.running(settings):
         pass
 
 
 def test_a_data_folder_without_a_model_names_the_cure(tmp_path: Path) -> None:
-    with pytest.raises(NotReady, match="weir burnin"), worker.running(config.load(data=tmp_path / "new")):
+    with pytest.raises(NotReady, match="weir burnin"), serving.running(config.load(data=tmp_path / "new")):
         pass
 
 
@@ -164,13 +164,13 @@ def test_a_port_in_use_is_noticed_before_anything_is_loaded(tmp_path: Path) -> N
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(Conflict, match=f"127.0.0.1:{port} is in use"):
-            worker.serve(config.load(data=tmp_path / "new", port=port))
+            serving.serve(config.load(data=tmp_path / "new", port=port))
     assert not (tmp_path / "new").exists()
 
 
 def test_an_address_of_another_machine_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidSetting, match="WEIR_HOST"):
-        worker.serve(config.load(data=tmp_path / "new", host="192.0.2.1", port=0))
+        serving.serve(config.load(data=tmp_path / "new", host="192.0.2.1", port=0))
 
 
 def test_a_failed_trainer_ends_the_service_with_an_error(
@@ -179,7 +179,7 @@ def test_a_failed_trainer_ends_the_service_with_an_error(
     def fail(trainer: object, *, partial: bool) -> bool:
         raise RuntimeError("broken on purpose")
 
-    monkeypatch.setattr(worker, "_answer", lambda app, listener: None)
+    monkeypatch.setattr(serving, "_answer", lambda app, listener: None)
     monkeypatch.setattr(Trainer, "_advance", fail)
     with pytest.raises(NotReady, match="broken on purpose"):
-        worker.serve(settings)
+        serving.serve(settings)

@@ -28,13 +28,13 @@ from weir.stores.base import Stores
 from weir.trainer import Retention, Trainer, TrainerConfig
 from weir.types import Batch
 
-logger = logging.getLogger("weir.worker")
+logger = logging.getLogger("weir.serving")
 
 GRACE_SECONDS = 10  # for requests under way, and again for what is left in the log
 
 
 @dataclass(frozen=True, slots=True)
-class Worker:
+class Served:
     """A running trainer, and the application over it."""
 
     app: FastAPI
@@ -50,21 +50,21 @@ def serve(settings: Settings) -> None:
     NotReady when there is no model or the trainer has failed. Call it on the main thread.
     """
     with listening(settings.host, settings.port) as listener, ExitStack() as to_the_end:
-        with running(settings) as worker:
+        with running(settings) as served:
             to_the_end.enter_context(_outlived_signals())
             if folder.is_example(settings.data):
                 logger.warning("THIS MODEL IS AN EXAMPLE, burned in on bundled data: not for anything that matters")
-            _introduce(worker, listener)
-            _answer(worker.app, listener)
+            _introduce(served, listener)
+            _answer(served.app, listener)
             logger.info("no more requests; learning what is left, then writing a checkpoint")
-        status = worker.trainer.status
+        status = served.trainer.status
         if status.failure:
             raise NotReady(f"the trainer failed at step {status.step}: {status.failure}")
         logger.info("stopped at step %d, checkpoint %s", status.step, status.checkpoint)
 
 
 @contextmanager
-def running(settings: Settings) -> Iterator[Worker]:
+def running(settings: Settings) -> Iterator[Served]:
     """Everything but the server: a started trainer that is drained and checkpointed at the end."""
     with folder.owned(settings.data), folder.stores(settings) as stores, stores.owned():
         keyed = _check_exposure(settings, stores)
@@ -91,7 +91,7 @@ def running(settings: Settings) -> Iterator[Worker]:
         )
         trainer.start()
         try:
-            yield Worker(app, trainer, stores, metrics)
+            yield Served(app, trainer, stores, metrics)
         finally:
             trainer.stop(drain_seconds=GRACE_SECONDS)
 
@@ -190,21 +190,21 @@ def _answer(app: FastAPI, listener: socket.socket) -> None:
     uvicorn.Server(config).run(sockets=[listener])
 
 
-def _introduce(worker: Worker, listener: socket.socket) -> None:
-    status, recipe = worker.trainer.status, worker.trainer.publication.recipe
+def _introduce(served: Served, listener: socket.socket) -> None:
+    status, recipe = served.trainer.status, served.trainer.publication.recipe
     logger.info("model %s, %d parameters, on %s", recipe.model, status.parameters, status.device)
-    waiting = worker.stores.log.backlog().batches
+    waiting = served.stores.log.backlog().batches
     logger.info("checkpoint %s, step %d; %d batches wait in the log", status.checkpoint, status.step, waiting)
     if status.armed:
         logger.info("guard armed, mode %s", status.mode)
     else:
         logger.warning("guard NOT armed, mode %s: %s", status.mode, status.unarmed_because)
-    relaxed = "; ".join(worker.stores.durability().relaxed_because)
+    relaxed = "; ".join(served.stores.durability().relaxed_because)
     logger.log(
         logging.WARNING if relaxed else logging.INFO, "durability: %s", f"RELAXED: {relaxed}" if relaxed else "full"
     )
     host, port = listener.getsockname()[:2]
-    who = _who_may_ask(worker.stores)
+    who = _who_may_ask(served.stores)
     logger.info("listening on http://%s:%d (%s)", f"[{host}]" if ":" in host else host, port, who)
 
 
