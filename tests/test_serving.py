@@ -17,13 +17,13 @@ import httpx
 import pytest
 import torch
 
-from weir import config, folder, serving
+from weir import codec, config, folder, serving
 from weir.api.auth import issue
 from weir.core import BurnIn, Engine, EngineConfig, burn_in
 from weir.errors import Conflict, InvalidSetting, NotReady
-from weir.stores.base import Role
+from weir.stores.base import EntryKind, Role
 from weir.trainer import Trainer, initialise
-from weir.types import InputSpec, Recipe
+from weir.types import Batch, InputSpec, Recipe
 
 ADDRESS = re.compile(r"listening on (http://\S+)")
 
@@ -88,6 +88,21 @@ def test_a_signal_learns_what_was_taken_checkpoints_it_and_exits_with_zero(
         assert stores.log.backlog().batches == 0
         newest = stores.checkpoints.all()[-1]
         assert (newest.step, newest.cursor.position, newest.reason) == (1, 1, "stop")
+
+
+def test_the_service_starts_and_learns_without_the_compiler_of_torch(settings: config.Settings) -> None:
+    x, y = samples(30, seed=3)
+    with folder.stores(settings) as stores:
+        stores.log.append(EntryKind.BATCH, "local", codec.encode(Batch(x, y)), samples=30)
+    code = "import sys; from weir import config, serving\n"
+    code += "with serving.running(config.load()): pass\nprint(*sys.modules)"
+    environ = environment(settings)
+    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
+    with folder.stores(settings) as stores:
+        assert stores.checkpoints.all()[-1].step == 1
+    loaded = set(done.stdout.split())
+    assert {"torch", "fastapi", "uvicorn"} <= loaded
+    assert not loaded & {"torch._dynamo", "torch._inductor", "sympy"}
 
 
 def test_the_log_tells_what_is_served_and_metrics_follow_the_learner(settings: config.Settings) -> None:

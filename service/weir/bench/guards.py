@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
 from weir.core import CorrectionConfig, Engine, EngineConfig, SnapshotConfig
 from weir.core.correction import Correction
@@ -91,17 +90,18 @@ def _all(step: Step, verdict: Verdict) -> list[SampleVerdict]:
 
 @contextmanager
 def _before_each_update(engine: Engine, action: Callable[[], object]) -> Iterator[None]:
-    mine = {id(parameter) for parameter in engine.network.module.parameters()}
+    parameters = list(engine.network.module.parameters())
 
-    def hook(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if any(id(parameter) in mine for group in optimizer.param_groups for parameter in group["params"]):
+    def accumulated(_: Tensor) -> None:
+        if all(parameter.grad is not None for parameter in parameters):  # the last one of this backward pass
             action()
 
-    handle = register_optimizer_step_pre_hook(hook)
+    handles = [p.register_post_accumulate_grad_hook(accumulated) for p in parameters]  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 def _unchanged(config: EngineConfig) -> EngineConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from weir.core.config import LearnerConfig
 from weir.core.gate import finite
 from weir.core.network import Network
 from weir.core.probe import content
+from weir.core.sgd import Sgd
 from weir.core.task import Task
 from weir.types import State, Step
 
@@ -21,20 +22,20 @@ class Before(NamedTuple):
     """Everything a step changes, as it was."""
 
     weights: dict[str, Tensor]
-    optimizer: dict[int, dict[str, Any]]
+    optimizer: dict[int, dict[str, Tensor]]
     updates: int
 
     def state(self) -> State:
         """The same as a state."""
         tensors = {f"weights/{name}": tensor for name, tensor in self.weights.items()}
         for index, values in self.optimizer.items():
-            tensors |= {f"optimizer/{index}/{k}": v for k, v in values.items() if isinstance(v, Tensor)}
+            tensors |= {f"optimizer/{index}/{name}": tensor for name, tensor in values.items()}
         return State(tensors, {"updates": self.updates})
 
     @staticmethod
     def from_state(state: State, device: torch.device) -> Before:
         """What ``state()`` described, on a device."""
-        optimizer: dict[int, dict[str, Any]] = {}
+        optimizer: dict[int, dict[str, Tensor]] = {}
         for path, tensor in state.part("optimizer").tensors.items():
             index, name = path.split("/", 1)
             optimizer.setdefault(int(index), {})[name] = tensor.to(device)
@@ -49,7 +50,7 @@ class Learner:
         self._network = network
         self._task = task
         self._config = config
-        self._optimizer = torch.optim.SGD(
+        self._optimizer = Sgd(
             network.module.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
         )
         self.updates = 0
@@ -63,7 +64,7 @@ class Learner:
         freeze_norm = self._config.freeze_norm or len(x) == 1  # one sample has no statistics
         with seeded(seed, self._network.device), self._network.training(freeze_norm=freeze_norm):
             buffers = [buffer.clone() for buffer in self._network.module.buffers()]
-            self._optimizer.zero_grad(set_to_none=True)
+            self._optimizer.zero_grad()
             loss = self._task.loss(self._network.module(x), y).mean()
             loss.backward()  # type: ignore[no-untyped-call]
             gradients = [p.grad for p in self._network.module.parameters() if p.grad is not None]
@@ -79,21 +80,19 @@ class Learner:
 
     def capture(self) -> Before:
         """A copy of everything that a step changes."""
-        optimizer = {
-            index: {name: v.clone() if isinstance(v, Tensor) else v for name, v in values.items()}
-            for index, values in self._optimizer.state_dict()["state"].items()
-        }
+        optimizer = {index: {"momentum_buffer": m.clone()} for index, m in self._optimizer.momenta.items()}
         return Before(self._network.snapshot(), optimizer, self.updates)
 
     def restore(self, before: Before) -> None:
         """Undo, bit for bit, whatever happened since ``before`` was captured."""
         self._network.load(before.weights)
-        self._load_optimizer(before.optimizer)
+        # Copies: the next step changes them in place.
+        self._optimizer.momenta = {index: held["momentum_buffer"].clone() for index, held in before.optimizer.items()}
         self.updates = before.updates
 
     def come_to_rest(self) -> None:
         """Forget the momentum of the steps so far; the weights stay."""
-        self._optimizer.state.clear()
+        self._optimizer.momenta.clear()
 
     def state(self) -> State:
         """Everything a restart needs."""
@@ -102,11 +101,6 @@ class Learner:
     def load_state(self, state: State) -> None:
         """Replace weights, optimizer state and the count of updates."""
         self.restore(Before.from_state(state, self._network.device))
-
-    def _load_optimizer(self, state: dict[int, dict[str, Any]]) -> None:
-        # Loading keeps a reference to same-device tensors, which the next step then changes in place.
-        copied = {i: {k: v.clone() if isinstance(v, Tensor) else v for k, v in s.items()} for i, s in state.items()}
-        self._optimizer.load_state_dict({"state": copied, "param_groups": self._optimizer.state_dict()["param_groups"]})
 
 
 def content_seed(seed: int, step: Step) -> int:
