@@ -13,7 +13,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from weir.types import LearnerStatus, ProducerReport, Reason, Standing, StepReport, Verdict
+from weir.types import GateReport, LearnerStatus, ProducerReport, Reason, Standing, StepReport, Verdict
 
 OTHER = "other"
 MAX_PRODUCERS = 100
@@ -110,6 +110,8 @@ class Metrics:
         for stage, seconds in report.seconds.items():
             self._seconds.labels(stage).observe(seconds)
         self._state.report = report
+        if report.gate is None or report.gate.statistic is not None:  # a spared test says nothing new
+            self._state.tested = report.gate
 
     def delivered(self, outcome: Outcome) -> None:
         """Count one delivery."""
@@ -139,6 +141,7 @@ class _State(Collector):
 
     def __init__(self, sample_rate: float | None) -> None:
         self.report: StepReport | None = None
+        self.tested: GateReport | None = None
         self.levels: Callable[[], Levels] | None = None
         self._sample_rate = sample_rate
 
@@ -151,6 +154,10 @@ class _State(Collector):
         yield _gauge("sample_rate_ratio", "Share of clean samples that may be suspected.", self._sample_rate)
         if self.report is not None:
             yield from _of_report(self.report)
+        if self.tested is not None:
+            statistic, threshold = self.tested.statistic, self.tested.threshold
+            yield _gauge("gate_statistic", "Evidence that the last tested step hurts the probe set.", statistic)
+            yield _gauge("gate_threshold", "Threshold on weir_gate_statistic.", threshold)
         if self.levels is not None:
             yield from _of_levels(self.levels())
 
@@ -163,9 +170,6 @@ def _of_report(report: StepReport) -> Iterator[Metric]:
     )
     yield _gauge("step_score", "Evidence of the last step's samples together.", report.step_score)
     yield _gauge("step_score_threshold", "Threshold on weir_step_score.", report.step_threshold)
-    gate = report.gate
-    yield _gauge("gate_statistic", "Evidence that the last step hurts the probe set.", gate.statistic if gate else None)
-    yield _gauge("gate_threshold", "Threshold on weir_gate_statistic.", gate.threshold if gate else None)
     yield _gauge("snapshot_lag_steps", "Updates between the snapshot and the current model.", report.lag)
 
 

@@ -169,14 +169,14 @@ class SampleVerdict:
 class GateReport:
     """The gate's paired test of one tentative step: mean change of the loss (nats), statistic and its bound.
 
-    ``declined`` says that the model has become worse than its best, however slowly; ``rolled_back`` that it has been
-    put back there.
+    Without a statistic the test was spared: ``harm`` is then what the step's first order says. ``declined`` says that
+    the model has become worse than its best, however slowly; ``rolled_back`` that it has been put back there.
     """
 
     harm: float
-    statistic: float
-    threshold: float
-    vetoed: bool
+    statistic: float | None = None
+    threshold: float | None = None
+    vetoed: bool = False
     declined: bool = False
     rolled_back: bool = False
 

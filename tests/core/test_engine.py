@@ -75,6 +75,8 @@ class TestVeto:
         assert not report.updated
         assert report.gate is not None
         assert report.gate.harm > 0
+        assert report.gate.statistic is not None
+        assert report.gate.threshold is not None
         assert report.gate.statistic > report.gate.threshold
         assert {(v.verdict, v.reason) for v in report.verdicts} == {(Verdict.QUARANTINE, Reason.VETO)}
         assert weights(engine) == statistics
@@ -234,7 +236,10 @@ class TestRecorded:
         without = world.engine(guard=GuardConfig(mode=GuardMode.OFF))
         rest = [row for row in range(20) if row != 3]
         without.process(world.of(1, step.x[rest], step.y[rest]))
-        assert weights(engine) == weights(without)
+        # Not the same bits: the held sample was scored in the same pass, whose sums are rounded in another order.
+        for name, tensor in engine.weights().items():
+            assert torch.allclose(tensor, without.weights()[name], rtol=1e-5, atol=1e-7)
+            assert not torch.allclose(tensor, clean.weights()[name], rtol=1e-5, atol=1e-7)
 
     def test_a_sample_on_record_as_accepted_is_learned_whatever_is_found_now(self, world: World) -> None:
         engine, off = world.engine(gate=GateConfig(enabled=False)), world.engine(guard=GuardConfig(mode=GuardMode.OFF))

@@ -57,6 +57,8 @@ def test_a_harmful_step_is_vetoed_and_the_report_says_why() -> None:
     assert report.harm == pytest.approx(float((after - BEFORE).mean()))
     assert report.statistic == pytest.approx(paired_statistic(after - BEFORE, 0.02))
     assert report.threshold == pytest.approx(student_quantile(0.995, 7))
+    assert report.statistic is not None
+    assert report.threshold is not None
     assert report.statistic > report.threshold
 
 

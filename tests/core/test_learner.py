@@ -184,3 +184,31 @@ def test_the_seed_depends_on_the_content_and_not_on_the_delivery(world: World) -
     assert seed == content_seed(0, world.of(7, x.clone(), y.clone(), producer="bob"))
     assert len({seed, content_seed(1, world.of(1, x, y)), content_seed(0, world.of(1, x, y.flip(0)))}) == 3
     assert 0 <= seed < 2**63
+
+
+def test_logits_made_for_scoring_give_the_same_step(world: World, given: tuple[Tensor, Tensor]) -> None:
+    """The gradient of some of the samples out of a pass of all of them: to rounding, that of a pass of their own."""
+    bench, twin = Bench(world.recipe, lr=0.1), Bench(world.recipe, lr=0.1)
+    assert bench.learner.shares
+    kept = torch.arange(16) % 3 > 0
+    x, y = given[0][kept], given[1][kept]
+    scored = bench.network.outputs(given[0]).logits[kept]
+    first, second = bench.learner.differentiate(x, y, seed=0, scored=scored), twin.learner.differentiate(x, y, seed=0)
+    assert first is not None
+    assert second is not None
+    assert first.loss == pytest.approx(second.loss, rel=1e-6)
+    bench.learner.advance()
+    twin.learner.advance()
+    for name, tensor in bench.network.snapshot().items():
+        torch.testing.assert_close(tensor, twin.network.snapshot()[name], rtol=1e-6, atol=1e-7)
+
+
+def test_a_held_sample_that_is_no_number_does_not_spoil_the_pass_it_was_scored_in(world: World) -> None:
+    bench, twin = Bench(world.recipe, lr=0.1), Bench(world.recipe, lr=0.1)
+    x, y = world.samples(16, seed=1)
+    x[0] = math.inf
+    scored = bench.network.outputs(x).logits[1:]
+    assert bench.learner.differentiate(x[1:], y[1:], seed=0, scored=scored) is not None
+    bench.learner.advance()
+    twin.learner.step(x[1:], y[1:], seed=0)
+    assert all(torch.equal(t, twin.network.snapshot()[name]) for name, t in bench.network.snapshot().items())

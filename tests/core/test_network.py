@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from weir.core.network import Network
-from weir.types import Recipe
+from weir.types import InputSpec, Recipe
 
 if TYPE_CHECKING:
     from tests.core.conftest import World
@@ -87,3 +88,45 @@ def test_training_ends_in_eval_mode_even_after_an_error(noisy_world: World, free
     with pytest.raises(ZeroDivisionError):
         fail()
     assert not any(module.training for module in network.module.modules())
+
+
+class Fickle(nn.Module):
+    """A linear layer that is not the same in train mode, in one way or another."""
+
+    def __init__(self, inputs: InputSpec, way: str) -> None:
+        super().__init__()
+        self.head = nn.Linear(6, inputs.classes)
+        self.way = way
+        self.register_buffer("seen", torch.zeros(()))
+        self.seen: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            match self.way:
+                case "draws":
+                    torch.rand(1)
+                case "counts":
+                    self.seen.add_(1)
+                case "scales":
+                    x = 1.5 * x
+        return self.head(x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("way", "same"), [("nothing", True), ("draws", False), ("counts", False), ("scales", False)])
+def test_a_pass_serves_for_training_where_it_is_the_same_and_traceless(world: World, way: str, same: bool) -> None:
+    network = Network(Recipe(f"{__name__}:Fickle", world.recipe.inputs, {"way": way}))
+    held, generator = network.snapshot(), torch.get_rng_state()
+    assert network.trains_as_it_scores(freeze_norm=True) is same
+    assert all(torch.equal(tensor, held[name]) for name, tensor in network.snapshot().items())
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert not network.module.training
+
+
+@pytest.mark.parametrize(
+    ("norm", "frozen", "same"), [("batch", True, True), ("batch", False, False), ("none", False, True)]
+)
+def test_batch_norm_serves_for_both_when_it_is_frozen(
+    image_recipe: Recipe, norm: str, frozen: bool, same: bool
+) -> None:
+    network = Network(replace(image_recipe, options={**image_recipe.options, "norm": norm}))
+    assert network.trains_as_it_scores(freeze_norm=frozen) is same

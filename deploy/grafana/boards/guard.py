@@ -103,8 +103,8 @@ def _step_score() -> Panel:
 def _gate() -> Panel:
     said = Text(
         "The gate: does the step hurt?",
-        "Evidence that the last step makes the model worse on the gate's part of the probe set. Above the threshold "
-        "the step is undone, bit for bit. A gap: all of the step was held, so there was nothing to test.",
+        "Evidence that the last tested step makes the model worse on the gate's part of the probe set. Above the "
+        "threshold the step is undone, bit for bit. A gap: all of the step was held, so there was nothing to test.",
         "No step was tried yet, or the gate is off.",
     )
     return lines(

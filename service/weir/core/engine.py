@@ -77,8 +77,9 @@ class Engine:
         """Judge, learn and test one step; ``recorded`` verdicts of an earlier try stand, whatever is found now."""
         self._seconds = {}
         x, y = self.network.prepare(step.x), step.y.to(self.network.device)
-        with self._timed("score"), torch.no_grad():
-            current = self.network.outputs(x)
+        with self._timed("score"), torch.set_grad_enabled(self._learner.shares):
+            scored = self.network.outputs(x)
+            current = scored.detach()
             self._progressive.observe(self.task.correct(current.logits, y))
         with self._timed("guard"):
             judged = accept_all(x, Reason.RELEASED) if step.released else self._guard.judge(step, x, y, current)
@@ -88,7 +89,7 @@ class Engine:
             if any(verdict.reason is Reason.ROLLBACK for verdict in recorded):
                 self._transaction.put_best_back()
                 self._rolled_back()
-        judged, outcome = self._learn(judged, y, step)
+        judged, outcome = self._learn(judged, y, step, scored.logits if self._learner.shares else None)
         vetoed = any(verdict.reason is Reason.VETO for verdict in judged.verdicts)
         self._rest_when_stuck(vetoed, judged)
         if not step.released:
@@ -250,8 +251,11 @@ class Engine:
         self._unexplained.clear()
         self._vetoes_in_a_row = 0
 
-    def _learn(self, judged: Judgement, y: Tensor, step: Step) -> tuple[Judgement, Outcome]:
-        """One update on what was admitted, undone when it is not finite or the gate refuses it."""
+    def _learn(self, judged: Judgement, y: Tensor, step: Step, scored: Tensor | None) -> tuple[Judgement, Outcome]:
+        """One update on what was admitted, undone when it is not finite or the gate refuses it.
+
+        ``scored`` are the logits of the samples as they came, with their graph; corrected ones have others.
+        """
         admitted = judged.admitted
         if not bool(admitted.any()):
             return judged, Outcome(None, None)
@@ -262,6 +266,7 @@ class Engine:
             seed=content_seed(self.config.seed, step),
             probe=self._guard.probe if gated else None,
             drift=judged.drift,
+            scored=None if scored is None or judged.corrects else scored[admitted],
         )
         if outcome.kept:
             self._probe_accuracy = None

@@ -52,6 +52,10 @@ class Gate:
             rolled_back=acts and self._config.decline_policy is DeclinePolicy.ROLLBACK and not decline <= threshold,
         )
 
+    def decline(self, losses: Tensor) -> float:
+        """How much worse these losses (n,) are than the best, on average, nats."""
+        return 0.0 if self._best is None else float((losses - self._best).mean())
+
     def passed(self, losses: Tensor) -> bool:
         """Say that the model with these losses was kept; returns whether it is the best so far."""
         best = self._best is None or float(losses.mean()) < float(self._best.mean())
@@ -91,6 +95,6 @@ def student_quantile(probability: float, freedom: int) -> float:
     return z + first / freedom + second / freedom**2 + third / freedom**3
 
 
-def finite(*values: Tensor) -> bool:
-    """Whether every number is finite; reads the device once."""
-    return bool(torch.stack([value.isfinite().all() for value in values]).all())
+def finite(*values: Tensor) -> Tensor:
+    """Whether every number is finite, as one bool on the device."""
+    return torch.stack([value.isfinite().all() for value in values]).all()

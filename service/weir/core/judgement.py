@@ -34,6 +34,11 @@ class Judgement:
         """Which samples may be learned (n,) bool."""
         return torch.tensor([v.verdict is not Verdict.QUARANTINE for v in self.verdicts], device=self.x.device)
 
+    @property
+    def corrects(self) -> bool:
+        """Whether any sample that may be learned is not as it came."""
+        return any(v.verdict is Verdict.CORRECT for v in self.verdicts)
+
 
 def accept_all(x: Tensor, reason: Reason) -> Judgement:
     """Accept every sample for a reason that is not evidence."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from weir.core.chance import seeded
 from weir.core.models import build
 from weir.core.preparation import Preparation
 from weir.types import Recipe
@@ -18,11 +19,18 @@ from weir.types import Recipe
 Weights = Mapping[str, Tensor]
 
 
+CHECKED = 4  # samples
+
+
 class Outputs(NamedTuple):
     """Logits (n, classes), and the input (n, features) of the linear layer that gives them, if there is one."""
 
     logits: Tensor
     features: Tensor | None
+
+    def detach(self) -> Outputs:
+        """The same numbers without the graph that made them."""
+        return Outputs(self.logits.detach(), None if self.features is None else self.features.detach())
 
 
 class Network:
@@ -61,6 +69,30 @@ class Network:
         finally:
             self.module.eval()
             self._features = None
+
+    def trains_as_it_scores(self, *, freeze_norm: bool) -> bool:
+        """Whether a forward pass in train mode gives the bits of one in eval mode, draws nothing and leaves no trace.
+
+        Then one pass serves for both. Tried on a few samples, so that models nobody here knows are told as well.
+        """
+        x, before = self._any_samples(), self.snapshot()
+        with torch.no_grad(), seeded(0, self.device):
+            scored, drawn = self.outputs(x).logits, self._draws()
+        with torch.no_grad(), seeded(0, self.device), self.training(freeze_norm=freeze_norm):
+            same = torch.equal(self.module(x), scored) and torch.equal(self._draws(), drawn)
+        untouched = all(torch.equal(tensor, before[name]) for name, tensor in self.module.state_dict().items())
+        self.load(before)
+        return same and untouched
+
+    def _any_samples(self) -> Tensor:
+        inputs = self.recipe.inputs
+        x = torch.rand(CHECKED, *inputs.shape, generator=torch.Generator().manual_seed(0))
+        x.flatten(1)[:, list(inputs.categorical)] = 0.0  # a code that every category has
+        return x.to(self.device)
+
+    def _draws(self) -> Tensor:
+        """The next numbers of the generators that a model may draw from."""
+        return torch.cat([torch.rand(1), torch.rand(1, device=self.device).cpu()])
 
     def snapshot(self) -> dict[str, Tensor]:
         """A copy of all parameters and buffers, by name, on the device."""

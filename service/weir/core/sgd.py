@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
+from torch import Tensor
 from torch.nn import Parameter
 from torch.optim.sgd import sgd
 
@@ -21,12 +22,27 @@ class Sgd:
         self._lr = lr
         self._momentum = momentum
         self._weight_decay = weight_decay
-        self.momenta: dict[int, torch.Tensor] = {}
+        self.momenta: dict[int, Tensor] = {}
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
         for parameter in self._parameters:
             parameter.grad = None
+
+    @torch.no_grad()
+    def stride(self, along: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
+        """How long the step to come is, and its inner product with a gradient ``along``."""
+        size = product = torch.zeros((), device=self._parameters[0].device)
+        for place, parameter in enumerate(self._parameters):
+            if parameter.grad is None:
+                continue
+            move = parameter.grad.add(parameter, alpha=self._weight_decay)
+            if place in self.momenta:
+                move = move.add_(self.momenta[place], alpha=self._momentum)
+            size = size + move.square().sum()
+            if along:
+                product = product - (move * along[place]).sum()
+        return self._lr * size.sqrt(), self._lr * product
 
     @torch.no_grad()
     def step(self) -> None:
