@@ -253,19 +253,15 @@ def test_labels_that_the_probe_set_does_not_know_use_the_common_threshold() -> N
     assert float(scores.threshold) == calibrated.sample_threshold
 
 
-def test_a_restart_calibrates_to_the_same_bits() -> None:
-    evidence = cauchy(300, seed=1)
-    influence = torch.rand(3, 4)
-    trusted = Trusted(evidence[:150], evidence[150:], torch.arange(150) % 3, influence)
-    again = Trusted.from_state(trusted.state(), torch.device("cpu"))
-    assert again.influence is not None
-    assert torch.equal(again.influence, influence)
-    fresh, y = cauchy(20, seed=9), torch.arange(20) % 3
-    one, other = (score(Calibration(t, rate=0.05, per_class=30), fresh, y) for t in (trusted, again))
-    for name in ("score", "p", "threshold", "normal", "ratios"):
-        assert torch.equal(getattr(one, name), getattr(other, name))
-    without = Trusted(evidence[:150], evidence[150:], trusted.labels, None)
-    assert Trusted.from_state(without.state(), torch.device("cpu")).influence is None
+def test_a_shift_is_that_of_the_most_mobile_signal_in_its_spreads() -> None:
+    evidence = gaussian(3_000, seed=1)
+    calibrated = calibration(evidence)
+    moved = evidence[:500].clone()
+    assert calibrated.shift(evidence[:500], moved) == 0.0
+    moved[:, 1] += 0.2  # standard deviations
+    assert calibrated.shift(evidence[:500], moved) == pytest.approx(0.2, rel=0.25)
+    moved[:, 1] -= 1.2
+    assert calibrated.shift(evidence[:500], moved) == pytest.approx(1.0, rel=0.25)
 
 
 def vaccinated(evidence: Tensor, strains: dict[str, Tensor], *, labels: Tensor | None = None) -> Calibration:

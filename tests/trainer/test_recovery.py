@@ -92,7 +92,7 @@ def deliver(house: House, stream: Stream) -> None:
     house.post(x[120:150], y[120:150], size=1, by="ann")
     house.order(EntryKind.MODE, mode="weir")
     house.order(EntryKind.ROLLBACK, checkpoint="00000001-0")
-    house.post(x[150:], y[150:], size=40, by="bob")
+    house.post(x[150:], (y[150:] + 1) % 3, size=40, by="bob")  # something is held at the end, too
 
 
 def story(house: House) -> list[tuple[Any, ...]]:

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from weir.core.vaccine import Scale, Vaccine, mixture
 from weir.errors import InvalidProbe
-from weir.types import State
 
 NORMAL = NormalDist()
 
@@ -51,7 +50,7 @@ def normal_scores(reference: Tensor, values: Tensor) -> Tensor:
 class Trusted:
     """Evidence of the probe set's fit (m, k) and threshold (n, k) parts, labels (n,) of the latter.
 
-    ``influence`` is the last-layer gradient that the evidence was measured with.
+    All on the CPU but ``influence``, the last-layer gradient that the evidence was measured with.
     """
 
     fit: Tensor
@@ -59,16 +58,9 @@ class Trusted:
     labels: Tensor
     influence: Tensor | None
 
-    def state(self) -> State:
-        """Everything a restart needs."""
-        tensors = {"fit": self.fit, "threshold": self.threshold, "labels": self.labels}
-        return State(tensors if self.influence is None else tensors | {"influence": self.influence}, {})
-
-    @staticmethod
-    def from_state(state: State, device: torch.device) -> Trusted:
-        """What ``state()`` described, on a device."""
-        held = {name: tensor.to(device) for name, tensor in state.tensors.items()}
-        return Trusted(held["fit"], held["threshold"], held["labels"], held.get("influence"))
+    def rows(self, rows: Tensor) -> Tensor:
+        """The evidence (rows, k) of some samples, those of the fit part counted first."""
+        return torch.cat([self.fit, self.threshold])[rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +190,11 @@ class Calibration:
         """Variance of a mean normal score that more samples of these ``classes`` (counts) do not take away."""
         n = sum(classes.values())
         return math.fsum((count / n) ** 2 / self._class_sizes.get(label, 1) for label, count in classes.items())
+
+    def shift(self, before: Tensor, now: Tensor) -> float:
+        """How far the most mobile signal of trusted evidence (n, signals) has moved on average, in its spreads."""
+        moved = (self.standardise(now) - self.standardise(before)).mean(0) / self._evidence_spread
+        return float(moved.abs().max())
 
     def mean_discrepancy_threshold(self, size: int, rate: float) -> float:
         """The bound on the mean discrepancy of ``size`` fresh samples, nats: mean + z · sd · √(1/n + 1/m)."""

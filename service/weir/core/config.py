@@ -66,12 +66,16 @@ class GuardConfig(Tunables):
     producer_rate: float = tunable(0.001, "share of clean producer windows that may raise an alarm", low=1e-9, high=0.5)
     producer_window: int = tunable(200, "newest samples of a producer that are judged together", low=2)
     per_class: int = tunable(100, "probe samples a class needs for a threshold of its own", low=2)
-    refresh: int = tunable(1, "steps between two calibrations against the anchor; with a lag it is every step", low=1)
+    refresh: int = tunable(
+        32,
+        "steps in which each probe sample is measured anew, some at each; with a lag all at each step",
+        low=1,
+    )
     evidence: EvidenceSet = tunable(
         EvidenceSet.ALL, "signals that verdicts rest on: all, no-images, model, discrepancy or companions"
     )
     vaccine: bool = tunable(True, "learn from poison crafted out of the probe set, where a poisoner is there")
-    vaccine_refresh: int = tunable(200, "steps between two vaccinations", low=1)
+    vaccine_refresh: int = tunable(2_000, "steps between two vaccinations", low=1)
     narrow_rate: float = tunable(
         0.1, "largest share of clean samples that an alarm may hold where it is not all of a group", low=1e-6, high=1.0
     )

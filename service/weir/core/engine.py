@@ -70,7 +70,8 @@ class Engine:
         self._progressive = Progressive(config.progressive_window)
         self._unexplained: deque[bool] = deque(maxlen=STALE_WINDOW)
         self._vetoes_in_a_row = 0
-        self._probe_accuracy: float | None = None  # of the current weights, once it has been asked for
+        self._probe_accuracy: float | None = None  # of the weights as they were so many updates ago
+        self._probe_age = 0
         self._seconds: dict[str, float] = {}
 
     def process(self, step: Step, recorded: Sequence[SampleVerdict] | None = None) -> StepReport:
@@ -192,14 +193,11 @@ class Engine:
         return self._progressive.accuracy
 
     def probe_accuracy(self) -> float | None:
-        """Accuracy on the probe set's report part, which nothing is decided with."""
-        if self._guard.probe is None:
-            return None
-        if self._probe_accuracy is None:
-            part = self._guard.probe.part("report")
-            correct = self.task.correct(self.predict(part.x), part.y)
-            self._probe_accuracy = float(correct.float().mean())
-        return self._probe_accuracy
+        """Accuracy on the probe set's report part, which nothing is decided with; ``refresh`` updates old at most."""
+        if self._guard.probe is None or self._probe_accuracy is not None:
+            return self._probe_accuracy
+        part = self._guard.probe.part("report")
+        return float(self.task.correct(self.predict(part.x), part.y).float().mean())
 
     def producers(self) -> tuple[ProducerReport, ...]:
         """Every known producer's record."""
@@ -220,6 +218,8 @@ class Engine:
                     "unexplained": list(self._unexplained),
                     "vetoes_in_a_row": self._vetoes_in_a_row,
                     "drift": self._drift,
+                    "probe_accuracy": self._probe_accuracy,
+                    "probe_age": self._probe_age,
                 },
             ),
         )
@@ -232,7 +232,7 @@ class Engine:
         self._learner.load_state(state.part("learner"))
         self._snapshots.load_state(state.part("snapshots"), self.network.device)
         self._guard.load_state(state.part("guard"))
-        self._probe_accuracy = None
+        self._probe_accuracy, self._probe_age = state.values["probe_accuracy"], state.values["probe_age"]
         self._transaction.load_state(state.part("transaction"))
         self._progressive.load_state(state.part("progressive"))
         self._breaker.load_state(state.part("breaker"))
@@ -269,7 +269,7 @@ class Engine:
             scored=None if scored is None or judged.corrects else scored[admitted],
         )
         if outcome.kept:
-            self._probe_accuracy = None
+            self._grow_older()
             self._keep()
             return judged, outcome
         reason = Reason.NON_FINITE if outcome.loss is None else Reason.VETO
@@ -277,6 +277,11 @@ class Engine:
             self._rolled_back()
             reason = Reason.ROLLBACK
         return replace(judged, verdicts=held(judged.verdicts, reason)), outcome
+
+    def _grow_older(self) -> None:
+        self._probe_age += 1
+        if self._probe_age >= self.config.guard.refresh:
+            self._probe_accuracy = None
 
     def _rolled_back(self) -> None:
         """Nothing that was measured against the abandoned weights may stay."""
@@ -314,6 +319,8 @@ class Engine:
 
     def _report(self, step: Step, judged: Judgement, outcome: Outcome) -> StepReport:
         reference = self._snapshots.reference()
+        if self._probe_accuracy is None:
+            self._probe_accuracy, self._probe_age = self.probe_accuracy(), 0
         return StepReport(
             step=step.number,
             updates=self._learner.updates,

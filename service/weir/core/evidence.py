@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from weir.types import EvidenceSet
 LEAST_IMAGE = 3  # pixels a side: a second difference needs as many
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class View:
     """What a signal may look at: n samples with the current and the historical model's outputs on them.
 
@@ -32,6 +33,12 @@ class View:
     influence: Tensor | None
     familiarity: Familiarity
     parents: Tensor | None = None
+
+    @cached_property
+    def roughness(self) -> tuple[Tensor, Tensor]:
+        """Lower quartile and mean (n,) of an image's second differences: two signals share what is slow to find."""
+        differences = _second_differences(self.x)
+        return lower_quartile(differences), differences.mean(1)
 
 
 Signal = Callable[[Task, View], Tensor]
@@ -94,13 +101,13 @@ def mahalanobis(task: Task, view: View) -> Tensor:
 
 def grain(task: Task, view: View) -> Tensor:
     """Lower quartile of an image's second differences, in units of x: noise is everywhere, structure is not."""
-    return _second_differences(view.x).quantile(0.25, dim=1)
+    return view.roughness[0]
 
 
 def evenness(task: Task, view: View) -> Tensor:
     """The same quartile relative to the mean, from 0 to about 1: high where all of an image is equally rough."""
-    differences = _second_differences(view.x)
-    return differences.quantile(0.25, dim=1) / (differences.mean(1) + 1e-4)
+    quartile, mean = view.roughness
+    return quartile / (mean + 1e-4)
 
 
 SIGNALS: dict[str, Signal] = {
@@ -144,13 +151,16 @@ def judged(chosen: EvidenceSet, name: str) -> bool:
 class Evidence:
     """Computes the matrix of signals (n, signals) for samples, against one historical model.
 
-    The first column is the memorization discrepancy; ``judged`` lists the columns that verdicts may rest on.
+    The first column is the memorization discrepancy, the last ones are what the input alone tells; ``judged`` lists the
+    columns that verdicts may rest on.
     """
 
     def __init__(self, network: Network, task: Task, chosen: EvidenceSet) -> None:
         self._task = task
-        self._signals = signals(network.recipe.inputs.shape)
-        self.names = tuple(self._signals)
+        known = signals(network.recipe.inputs.shape)
+        self._of_input = [signal for name, signal in known.items() if name in OF_THE_INPUT]
+        self._of_outputs = [signal for name, signal in known.items() if name not in OF_THE_INPUT]
+        self.names = tuple(sorted(known, key=OF_THE_INPUT.__contains__))
         self.judged = [column for column, name in enumerate(self.names) if judged(chosen, name)]
 
     def influence(self, current: Outputs, y: Tensor) -> Tensor | None:
@@ -159,9 +169,22 @@ class Evidence:
             return None
         return self._task.residual(current.logits, y).T @ current.features / len(y)
 
-    def matrix(self, view: View) -> Tensor:
-        """Every signal (n, signals) of the samples in a view."""
-        return torch.stack([signal(self._task, view) for signal in self._signals.values()], dim=1)
+    def of_input(self, view: View) -> Tensor:
+        """The signals (n, k) that no model has a say in: they stay while the samples do."""
+        return torch.stack([signal(self._task, view) for signal in self._of_input], dim=1)
+
+    def matrix(self, view: View, of_input: Tensor | None = None) -> Tensor:
+        """Every signal (n, signals) of the samples in a view; ``of_input`` where that is known."""
+        outputs = torch.stack([signal(self._task, view) for signal in self._of_outputs], dim=1)
+        return torch.cat([outputs, self.of_input(view) if of_input is None else of_input], dim=1)
+
+
+def lower_quartile(values: Tensor) -> Tensor:
+    """The 25 % quantile of every row (n, k), linear between two values; a selection, since sorting takes long."""
+    place, k = 0.25 * (values.shape[1] - 1), values.shape[1]
+    low = int(place)
+    below, above = (values.kthvalue(min(low + offset, k), dim=1).values for offset in (1, 2))
+    return torch.lerp(below, above, place - low)
 
 
 def _second_differences(x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -22,6 +23,8 @@ from weir.core.suspicion import Jury
 from weir.core.task import Task
 from weir.core.vaccine import Poisoner, Vaccine
 from weir.types import GuardMode, Reason, SampleVerdict, State, Step, Verdict
+
+STALE = 0.1  # spreads that trusted evidence may have moved, on average, since it was measured
 
 
 class Guard:
@@ -48,8 +51,7 @@ class Guard:
         self._calibration: Calibration | None = None
         self._vaccine: Vaccine | None = None
         self._attacks: list[str] = []
-        self._age = 0
-        self._vaccine_age = 0
+        self._vaccine_age = self._config.vaccine_refresh  # steps since one was made, or tried to; at first it is due
         self._override: GuardMode | None = None
         self.producers = Producers(config.guard)
 
@@ -102,6 +104,7 @@ class Guard:
     def recalibrate(self) -> None:
         """Calibrate and vaccinate anew at the next step: model, snapshot or probe set has been replaced."""
         self._calibration = self._vaccine = None
+        self._vaccine_age = self._config.vaccine_refresh
 
     def renew(self) -> None:
         """Calibrate anew and forget what producers had in common: it was measured against what has been replaced."""
@@ -115,12 +118,12 @@ class Guard:
             return accept_all(x, Reason.UNARMED)
         if self.mode is GuardMode.DSC:
             return self._judge_mean(step, x, y, snapshot)
-        labels = y.tolist()
+        labels = step.y.tolist()
         calibration = self._calibrated(snapshot, step)
         evidence = self._measurement.matrix(x, y, current, snapshot, calibration.trusted.influence)
-        residual = calibration.residual(calibration.standardise(evidence), y)
+        residual = calibration.residual(calibration.standardise(evidence), step.y)
         common = self._consensus.explain(residual, labels, step.producers, step.number, calibration)
-        scores = calibration.score(calibration.restored(common.residual, y), y)
+        scores = calibration.score(calibration.restored(common.residual, step.y), step.y)
         alarms = self.producers.observe(scores, labels, step.producers, calibration)
         suspicion = self._jury.suspect(scores, labels, step.producers, alarms, calibration)
         corrected, fixed = x, frozenset[int]()
@@ -143,7 +146,6 @@ class Guard:
         """Everything a restart needs, the calibration in force included: it may be older than the model."""
         values = {
             "override": self._override,
-            "age": self._age,
             "vaccine_age": self._vaccine_age,
             "calibrated": self._calibration is not None,
             "signals": self._judged_names,
@@ -153,7 +155,7 @@ class Guard:
         if self.probe:
             parts.append(self.probe.state().nest("probe"))
         if self._calibration:
-            parts.append(self._calibration.trusted.state().nest("calibration"))
+            parts.append(self._measurement.state().nest("measured"))
         if self._vaccine:
             parts.append(self._vaccine.state().nest("vaccine"))
         return State.merge(*parts)
@@ -162,7 +164,6 @@ class Guard:
         """Replace mode, probe set, calibration, vaccine and the producers' evidence."""
         override = state.values["override"]
         self._override = GuardMode(override) if override else None
-        self._age, self._vaccine_age = state.values["age"], state.values["vaccine_age"]
         attacks = state.values["attacks"]
         vaccinated = not attacks or self._measurement.vaccinates
         same = state.values["signals"] == self._judged_names and vaccinated  # else the columns mean something else
@@ -170,11 +171,14 @@ class Guard:
         self.producers.load_state(state.part("producers"), evidence=same)
         self.probe = ProbeSet.from_state(state.part("probe")) if "probe" in state.values else None
         if same:
+            self._vaccine_age = state.values["vaccine_age"]
             self._consensus.load_state(state.part("consensus"))
         if "vaccine" in state.values and same:
-            self._vaccine = Vaccine.from_state(state.part("vaccine"), self._network.device)
-        if state.values["calibrated"] and same:
-            self._use(Trusted.from_state(state.part("calibration"), self._network.device))
+            self._vaccine = Vaccine.from_state(state.part("vaccine"), torch.device("cpu"))
+        snapshot = self._snapshots.reference()
+        if state.values["calibrated"] and same and snapshot is not None:
+            self._measurement.load_state(state.part("measured"))
+            self._use(self._measurement.trusted(snapshot))
 
     @property
     def _judged_names(self) -> list[str]:
@@ -197,8 +201,8 @@ class Guard:
             labels, measure = y[rows[index]], self._measurement
             current = measure.outputs(moved)
             evidence = measure.matrix(moved, labels, current, snapshot, calibration.trusted.influence)
-            scores = calibration.score(calibration.standardise(evidence), labels)
-            return scores.score > scores.threshold
+            scores = calibration.score(calibration.standardise(evidence), labels.cpu())
+            return (scores.score > scores.threshold).to(moved.device)
 
         result = self._correction.correct(x[rows], y[rows], suspicious)
         corrected = x.clone()
@@ -232,19 +236,23 @@ class Guard:
         return judge_mean(x, y, discrepancy, threshold, self._correction)
 
     def _calibrated(self, snapshot: Snapshot, step: Step) -> Calibration:
-        """The calibration in force, made anew when it is ``refresh`` steps old, and always against the ring.
+        """The calibration for this step: of trusted samples of which each was measured in the last ``refresh`` steps.
 
-        Discrepancies to the distant anchor change slowly. Those to a snapshot of the ring are as small as the last few
-        updates: under a calibration of a few steps ago one clean step in four raised an alarm.
+        Some are measured at each step. Where these show that the others no longer are what they were, all are; so they
+        are before a vaccination, and always against the ring: discrepancies to the distant anchor change slowly, those
+        to a snapshot of the ring are as small as the last few updates.
         """
-        self._age += 1
         self._vaccine_age += 1
-        if self._calibration is not None and self._age < self._config.refresh and snapshot is self._snapshots.anchor:
-            return self._calibration
-        self._age = 0
-        trusted = self._measurement.trusted(snapshot)
-        stale = self._vaccine is None or self._vaccine_age >= self._config.vaccine_refresh
-        if stale and self.mode is not GuardMode.DSC:
+        measured = self._measurement
+        due = measured.vaccinates and self._vaccine_age >= self._config.vaccine_refresh
+        vaccinates = due and self.mode is not GuardMode.DSC
+        known = self._calibration if snapshot is self._snapshots.anchor and not vaccinates else None
+        rows = measured.advance(measured.size if known is None else math.ceil(measured.size / self._config.refresh))
+        trusted = measured.trusted(snapshot)
+        if known is not None and known.shift(known.trusted.rows(rows), trusted.rows(rows)) > STALE:
+            measured.advance(measured.size)
+            trusted = measured.trusted(snapshot)
+        if vaccinates:
             self._vaccinate(snapshot, trusted, step)
         return self._use(trusted)
 

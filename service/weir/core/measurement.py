@@ -12,11 +12,13 @@ from weir.core.config import GuardConfig
 from weir.core.evidence import Evidence, View
 from weir.core.familiarity import Familiarity
 from weir.core.network import Network, Outputs
-from weir.core.probe import ProbeSet
+from weir.core.probe import Part, ProbeSet
 from weir.core.snapshots import Snapshot
 from weir.core.task import Task
 from weir.core.vaccine import Poisoner, Scale, Strain, Vaccine
+from weir.types import State
 
+NONE = Outputs(torch.empty(0), None)
 VACCINE_SAMPLES = 200  # trusted samples that poison is made from: more cost time and tell little
 
 
@@ -30,7 +32,12 @@ class Measurement:
         self._evidence = Evidence(network, task, config.evidence)
         self._familiarity: Familiarity | None = None
         self._probe: ProbeSet | None = None
-        self._historical: dict[str, tuple[Snapshot, Outputs]] = {}
+        self._x = torch.empty(0)  # prepared samples of the probe set's fit and threshold parts
+        self._fit = self._held_out = Part(self._x, torch.empty(0))
+        self._of_input: list[Tensor] = []
+        self._current: Outputs | None = None
+        self._historical: tuple[Snapshot, Outputs] | None = None
+        self._next = 0
         self.unvaccinated_because: str | None = None if self._poisoner else "there is no poisoner"
 
     @property
@@ -56,8 +63,22 @@ class Measurement:
     @probe.setter
     def probe(self, probe: ProbeSet | None) -> None:
         self._probe = probe
-        self._familiarity = Familiarity(self._part("fit")[0]) if probe else None
-        self._historical.clear()
+        self._current = self._historical = None
+        self._next = 0
+        if probe is None:
+            return
+        fit, held_out = probe.part("fit"), probe.part("threshold")
+        self._x, fitted = self._network.prepare(torch.cat([fit.x, held_out.x])), len(fit.y)
+        self._fit = Part(self._x[:fitted], fit.y.to(self._network.device))
+        self._held_out = Part(self._x[fitted:], held_out.y.to(self._network.device))
+        self._familiarity = Familiarity(self._fit.x)
+        views = self._view(self._fit, parents=self._fit.x), self._view(self._held_out)
+        self._of_input = [self._evidence.of_input(view) for view in views]
+
+    @property
+    def size(self) -> int:
+        """How many samples of the probe set are measured: those of its fit and threshold parts."""
+        return len(self._fit.y) + len(self._held_out.y)
 
     def outputs(self, x: Tensor, snapshot: Snapshot | None = None) -> Outputs:
         """Outputs of the current model, or of a snapshot, on prepared samples; no gradients."""
@@ -65,27 +86,56 @@ class Measurement:
             return self._network.outputs(x, snapshot.weights if snapshot else None)
 
     def matrix(self, x: Tensor, y: Tensor, current: Outputs, snapshot: Snapshot, influence: Tensor | None) -> Tensor:
-        """Signals (n, signals) of prepared samples whose current outputs are known."""
-        return self._signals(x, y, current, self.outputs(x, snapshot), influence)
+        """Signals (n, signals), on the CPU, of prepared samples whose current outputs are known."""
+        return self._signals(View(x, y, current, self.outputs(x, snapshot), influence, self._known))
+
+    def advance(self, rows: int) -> Tensor:
+        """Measure the next ``rows`` trusted samples under the current model, and at first all; which, as indices."""
+        if self._current is None or rows >= self.size:
+            self._current, self._next = self.outputs(self._x), 0
+            return torch.arange(self.size)
+        chosen = (torch.arange(rows) + self._next) % self.size
+        self._next = (self._next + rows) % self.size
+        there = chosen.to(self._x.device)
+        for known, now in zip(self._current, self.outputs(self._x[there]), strict=True):
+            if known is not None and now is not None:
+                known[there] = now
+        return chosen
 
     def trusted(self, snapshot: Snapshot) -> Trusted:
-        """The evidence of the probe set's fit and threshold parts now."""
-        (fit, fit_y), (threshold, labels) = self._part("fit"), self._part("threshold")
-        current = self.outputs(fit)
-        influence = self._evidence.influence(current, fit_y)
-        fitted, held_out = self._remembered("fit", fit, snapshot), self._remembered("threshold", threshold, snapshot)
+        """The evidence of the probe set's fit and threshold parts, as they were last measured."""
+        if self._current is None:
+            self.advance(self.size)
+        assert self._current is not None
+        fitted, held_out = self._split(self._current)
+        fitted_then, held_out_then = self._split(self._remembered(snapshot))
+        influence = self._evidence.influence(fitted, self._fit.y)
         return Trusted(
-            fit=self._signals(fit, fit_y, current, fitted, influence, parents=fit),
-            threshold=self._signals(threshold, labels, self.outputs(threshold), held_out, influence),
-            labels=labels,
+            fit=self._signals(self._view(self._fit, fitted, fitted_then, influence), self._of_input[0]),
+            threshold=self._signals(self._view(self._held_out, held_out, held_out_then, influence), self._of_input[1]),
+            labels=self._held_out.y.cpu(),
             influence=influence,
         )
+
+    def state(self) -> State:
+        """What was measured of the probe set, and where that goes on; nothing where nothing was."""
+        if self._current is None:
+            return State({}, {})
+        held = {"logits": self._current.logits, "features": self._current.features}
+        return State({name: t.clone() for name, t in held.items() if t is not None}, {"next": self._next})
+
+    def load_state(self, state: State) -> None:
+        """Replace what was measured of this probe set."""
+        # Copies: they are overwritten row by row.
+        held = {name: tensor.to(self._network.device, copy=True) for name, tensor in state.tensors.items()}
+        self._current = Outputs(held["logits"], held.get("features"))
+        self._next = state.values["next"]
 
     def vaccine(self, snapshot: Snapshot, trusted: Trusted, *, seed: int) -> Vaccine | None:
         """Poison crafted from the fit part against the current model, and how to tell it; None without a poisoner."""
         if self._poisoner is None:
             return None
-        x, y = self._part("fit")
+        x, y = self._fit
         rows = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))[:VACCINE_SAMPLES].to(y.device)
         x, y = x[rows], y[rows]
         prepare = self._network.prepare
@@ -105,30 +155,39 @@ class Measurement:
 
     def _of_strain(self, strain: Strain, x: Tensor, snapshot: Snapshot, influence: Tensor | None) -> Tensor:
         current, historical = self.outputs(strain.x), self.outputs(strain.x, snapshot)
-        return self._signals(strain.x, strain.y, current, historical, influence, parents=x[strain.parents])
+        parents = x[strain.parents]
+        return self._signals(View(strain.x, strain.y, current, historical, influence, self._known, parents))
 
-    def _signals(
+    def _signals(self, view: View, of_input: Tensor | None = None) -> Tensor:
+        """The matrix of signals, read from the device once: what is judged with it is too small to be worth one."""
+        with torch.no_grad():
+            return self._evidence.matrix(view, of_input).cpu()
+
+    def _view(
         self,
-        x: Tensor,
-        y: Tensor,
-        current: Outputs,
-        historical: Outputs,
-        influence: Tensor | None,
+        part: Part,
+        current: Outputs = NONE,
+        historical: Outputs = NONE,
+        influence: Tensor | None = None,
         *,
         parents: Tensor | None = None,
-    ) -> Tensor:
+    ) -> View:
+        return View(part.x, part.y, current, historical, influence, self._known, parents)
+
+    def _remembered(self, snapshot: Snapshot) -> Outputs:
+        """A snapshot's outputs on the probe set, which change only when one of the two is replaced."""
+        if self._historical is None or self._historical[0] is not snapshot:
+            self._historical = snapshot, self.outputs(self._x, snapshot)
+        return self._historical[1]
+
+    def _split(self, outputs: Outputs) -> tuple[Outputs, Outputs]:
+        """Outputs of the fit part, and of the threshold part."""
+        logits, features, fitted = *outputs, len(self._fit.y)
+        if features is None:
+            return Outputs(logits[:fitted], None), Outputs(logits[fitted:], None)
+        return Outputs(logits[:fitted], features[:fitted]), Outputs(logits[fitted:], features[fitted:])
+
+    @property
+    def _known(self) -> Familiarity:
         assert self._familiarity is not None
-        with torch.no_grad():
-            return self._evidence.matrix(View(x, y, current, historical, influence, self._familiarity, parents))
-
-    def _remembered(self, part: str, x: Tensor, snapshot: Snapshot) -> Outputs:
-        """A snapshot's outputs on a part of the probe set, which change only when one of the two is replaced."""
-        known = self._historical.get(part)
-        if known is None or known[0] is not snapshot:
-            known = self._historical[part] = (snapshot, self.outputs(x, snapshot))
-        return known[1]
-
-    def _part(self, name: str) -> tuple[Tensor, Tensor]:
-        assert self._probe is not None
-        part = self._probe.part(name)
-        return self._network.prepare(part.x), part.y.to(self._network.device)
+        return self._familiarity
