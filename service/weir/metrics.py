@@ -110,7 +110,7 @@ class Metrics:
         for stage, seconds in report.seconds.items():
             self._seconds.labels(stage).observe(seconds)
         self._state.report = report
-        if report.gate is None or report.gate.statistic is not None:  # a spared test says nothing new
+        if report.gate is None or report.gate.statistic is not None:  # a glance says nothing new
             self._state.tested = report.gate
 
     def delivered(self, outcome: Outcome) -> None:

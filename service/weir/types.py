@@ -169,8 +169,9 @@ class SampleVerdict:
 class GateReport:
     """The gate's paired test of one tentative step: mean change of the loss (nats), statistic and its bound.
 
-    Without a statistic the test was spared: ``harm`` is then what the step's first order says. ``declined`` says that
-    the model has become worse than its best, however slowly; ``rolled_back`` that it has been put back there.
+    Without a statistic a glance was enough: ``harm`` is then of some of the samples, since each was last looked at.
+    ``declined`` says that the model has become worse than its best, however slowly; ``rolled_back`` that it has been
+    put back there.
     """
 
     harm: float

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -189,3 +190,82 @@ def test_passing_says_whether_the_model_is_the_best_so_far() -> None:
     assert gate.passed(BEFORE)
     assert not gate.passed(BEFORE + 0.1)
     assert gate.passed(BEFORE - 0.1)
+
+
+def seen(losses: Tensor, *, turns: int = 4, **config: Any) -> Gate:
+    """A gate that has let a model with these losses pass."""
+    gate = Gate(GateConfig(turns=turns, **config))
+    gate.test(losses, losses)
+    gate.passed(losses)
+    return gate
+
+
+def test_glances_go_through_all_samples_in_turn() -> None:
+    gate = seen(torch.zeros(10), turns=4)
+    looked = []
+    for _ in range(4):
+        rows = gate.rows(10)
+        assert rows is not None
+        looked += rows.tolist()
+        assert gate.glance(rows, torch.zeros(len(rows))) is not None
+    assert looked == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("rise", "passes"), [(0.0, True), (-1.0, True), (0.019, True), (0.021, False), (math.inf, False), (math.nan, False)]
+)
+def test_a_glance_lets_pass_what_has_not_risen_beyond_the_tolerance(rise: float, passes: bool) -> None:
+    gate = seen(torch.ones(40), tolerance=0.02, decline=10.0)
+    rows = gate.rows(40)
+    assert rows is not None
+    report = gate.glance(rows, torch.full((10,), 1.0 + rise))
+    assert (report is not None) is passes
+    if report is not None:
+        assert (report.vetoed, report.statistic) == (False, None)
+        assert report.harm == pytest.approx(rise, abs=1e-6)
+
+
+def test_what_a_glance_does_not_let_pass_leaves_no_trace() -> None:
+    gate = seen(torch.ones(40))
+    rows = gate.rows(40)
+    before = gate.state()
+    assert rows is not None
+    assert gate.glance(rows, torch.full((10,), 2.0)) is None
+    assert gate.state().values == before.values
+    assert all(torch.equal(tensor, before.tensors[name]) for name, tensor in gate.state().tensors.items())
+
+
+def test_small_harm_adds_up_over_glances_until_a_test_is_called_for() -> None:
+    """Each rise is within the tolerance; together they are a decline."""
+    gate = seen(torch.ones(40), tolerance=0.02, decline=0.05)
+    passed = 0
+    for number in range(1, 40):
+        rows = gate.rows(40)
+        assert rows is not None
+        if gate.glance(rows, torch.full((10,), 1.0 + 0.004 * number)) is None:
+            break
+        passed += 1
+    assert 11 <= passed <= 15  # that of all, two steps ago on average, is then 0.05
+
+
+@pytest.mark.parametrize("unknown", ["fresh", "reset", "forgotten", "all"])
+def test_without_anything_to_compare_with_all_are_tested(unknown: str) -> None:
+    gate = Gate(GateConfig()) if unknown == "fresh" else seen(torch.ones(8), turns=1 if unknown == "all" else 4)
+    if unknown == "reset":
+        gate.reset()
+    if unknown == "forgotten":
+        gate.forget()
+    assert gate.rows(8) is None
+
+
+def test_a_restart_goes_on_glancing_where_it_was() -> None:
+    gate, again = seen(torch.ones(40)), Gate(GateConfig())
+    rows = gate.rows(40)
+    assert rows is not None
+    gate.glance(rows, torch.full((10,), 1.01))
+    again.load_state(gate.state(), CPU)
+    for one in (gate, again):
+        rows = one.rows(40)
+        assert rows is not None
+        assert rows.tolist() == list(range(10, 20))
+    assert gate.glance(rows, torch.full((10,), 1.005)) == again.glance(rows, torch.full((10,), 1.005))

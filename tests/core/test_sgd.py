@@ -48,18 +48,3 @@ def test_what_has_no_gradient_stays() -> None:
     sgd.step()
     assert all(torch.equal(a, b) for a, b in zip(given, before, strict=True))
     assert not sgd.momenta
-
-
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_a_stride_is_known_before_it_is_taken(momentum: float) -> None:
-    given, along = parameters(), [parameter.detach() for parameter in parameters()]
-    sgd = Sgd(given, lr=0.03, momentum=momentum, weight_decay=0.1)
-    for seed, without in enumerate((None, 1)):
-        gradients(given, seed, without=without)
-        before = [parameter.detach().clone() for parameter in given]
-        length, product = sgd.stride(along)
-        sgd.step()
-        moved = [(now - then).detach() for now, then in zip(given, before, strict=True)]
-        assert float(length) == pytest.approx(sum(float(m.square().sum()) for m in moved) ** 0.5, rel=1e-5)
-        expected = sum(float((m * a).sum()) for m, a in zip(moved, along, strict=True))
-        assert float(product) == pytest.approx(expected, rel=1e-4)

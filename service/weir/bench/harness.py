@@ -26,10 +26,10 @@ from weir.bench.figures import (
     touched_ratio,
 )
 from weir.bench.guards import GUARDS
-from weir.bench.overhead import hardware
 from weir.bench.scenario import SCENARIOS, Setting
 from weir.bench.stream import Stream
 from weir.bench.terms import Terms, burned_in, material
+from weir.bench.traffic import hardware
 from weir.bench.trial import Bench, Trial
 from weir.errors import InvalidSetting
 

@@ -2,43 +2,48 @@
 
 from __future__ import annotations
 
-import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from weir import __version__
+from weir.bench import traffic
 from weir.core import Engine, EngineConfig, GuardConfig, LearnerConfig
+from weir.core.models import build
 from weir.redteam import Cocktail
-from weir.types import GuardMode, InputSpec, Recipe, SampleRef, Step, Verdict
+from weir.types import GuardMode, Step, StepReport, Verdict
 
-# The unguarded update is the baseline; "dsc" is the published rule with its fixed threshold.
-MODES = (GuardMode.OFF, GuardMode.WEIR, GuardMode.DSC)
+LEARNER = LearnerConfig()
+BACKWARD = 2  # a backward pass counts as two forward passes
 
 TABLE_HEAD = (
-    "| guard | gate | s / update | ratio (median) | lowest – highest | with its vaccine | samples forward "
-    "| probe passes | touched |",
-    "|---|---|---|---|---|---|---|---|---|",
+    "| update | s (median) | ratio, amortised | 10 – 90 % of rounds | with its vaccine | floor, s | samples forward "
+    "| probe passes | gate tests | touched |",
+    "|---|--:|--:|---|--:|--:|--:|--:|--:|--:|",
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is measured: ``rounds`` times, every mode updates once on the same batch of Gaussian images."""
+    """What is measured: ``rounds`` times, every subject updates once on the same batch of Gaussian images.
+
+    ``rounds`` is a whole number of the cycles in which probe set and gate are gone through, so that what is done
+    once in a cycle is paid for once.
+    """
 
     model: str = "resnet18"
     width: int = 64
     norm: str = "batch"
+    freeze_norm: bool = True
     batch: int = 128
     probe: int = 1000
-    rounds: int = 10
-    warmup: int = 2
+    rounds: int = 32
+    warmup: int = 8
     device: str = "cpu"
     threads: int = 2
     seed: int = 0
@@ -46,169 +51,182 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One mode: seconds per update, its ratio to the unguarded update of the same round, samples sent forward.
+    """One subject: seconds per update and their ratio to the plain update, samples sent forward, tests of the gate.
 
-    ``vaccine_seconds`` is what the first update took longer than the others, which is the vaccination;
-    ``amortised_ratio`` spreads it over the updates until the next one.
+    ``ratio`` is of the seconds of all rounds, so that what is done now and then is in it. ``vaccine_seconds`` is what
+    the first update took longer than the median one; ``amortised_ratio`` spreads it over the updates until the next
+    vaccination. ``floor_seconds`` is what the arithmetic of the passes would take at the machine's measured peak.
     """
 
-    mode: str
-    gate: bool
+    subject: str
     median_seconds: float
     ratio: float
     ratio_low: float
     ratio_high: float
     vaccine_seconds: float
     amortised_ratio: float
+    floor_seconds: float
     forward_samples: float
     probe_passes: float
+    gate_tests: float
     touched_ratio: float
-    vetoes: int
 
 
 def measure(plan: Plan, progress: Callable[[int], None] = lambda done: None) -> dict[str, Any]:
     """Run the plan; returns JSON-ready rows with hardware, versions and everything that was set."""
     torch.set_num_threads(plan.threads)
-    subjects = [_Subject(plan, mode) for mode in MODES]
+    config = EngineConfig(learner=replace(LEARNER, freeze_norm=plan.freeze_norm), device=plan.device)
+    model = traffic.recipe(plan.model, plan.width, plan.norm)
+    make = traffic.burned_in(model, config, probe=plan.probe, seed=plan.seed, poisoner=Cocktail())
+    off, weir = (make(replace(config, guard=GuardConfig(mode=mode))) for mode in (GuardMode.OFF, GuardMode.WEIR))
+    plain = Plain(off, config.learner)
+    subjects = [Timed("plain", plain, plan), Timed("off", Guarded(off), plan), Timed("weir", Guarded(weir), plan)]
     generator = torch.Generator().manual_seed(plan.seed + 1)
     for number in range(plan.warmup + plan.rounds):
-        step = _step(plan, number, generator)
+        step = traffic.step(number, *traffic.samples(plan.batch, generator))
         # The order turns with the round, so that a drift of the machine's speed favours nobody.
         for offset in range(len(subjects)):
             subjects[(number + offset) % len(subjects)].update(step, counted=number >= plan.warmup)
         progress(number + 1)
-    baseline = subjects[0].seconds
-    return {
-        "benchmark": "overhead",
-        "plan": asdict(plan),
-        "rows": [asdict(subject.row(baseline)) for subject in subjects],
-        "hardware": hardware(plan.device),
-        "versions": {"weir": __version__, "torch": torch.__version__, "python": platform.python_version()},
-    }
+    per_sample = flops_forward(plain.module, step.x) / plan.batch
+    rows = [asdict(subject.row(subjects[0], per_sample, peak_flops(plan.device))) for subject in subjects]
+    return traffic.result("overhead", asdict(plan), rows, plan.device)
 
 
 def table(result: dict[str, Any]) -> str:
     """The result as a Markdown table with what was set above it."""
     plan, machine = result["plan"], result["hardware"]
-    model = f"{plan['model']} width {plan['width']}, norm {plan['norm']}, batch {plan['batch']}"
-    traffic = f"probe set {plan['probe']}, {plan['rounds']} rounds, seed {plan['seed']}"
+    norm = f"{plan['norm']}{'' if plan['norm'] == 'none' else ' frozen' if plan['freeze_norm'] else ' in train mode'}"
+    model = f"{plan['model']} width {plan['width']}, norm {norm}, batch {plan['batch']}"
+    given = f"probe set {plan['probe']}, gate and vaccine on, {plan['rounds']} rounds, seed {plan['seed']}"
     where = f"{machine['device']}, {plan['threads']} threads, torch {result['versions']['torch']}"
     rows = [
-        f"| {row['mode']} | {'on' if row['gate'] else 'off'} | {row['median_seconds']:.3f} | {row['ratio']:.2f} "
+        f"| {row['subject']} | {row['median_seconds']:.3f} | {row['ratio']:.2f} "
         f"| {row['ratio_low']:.2f} – {row['ratio_high']:.2f} | {row['amortised_ratio']:.2f} "
-        f"| {row['forward_samples']:.0f} | {row['probe_passes']:.2f} | {row['touched_ratio']:.1%} |"
+        f"| {row['floor_seconds']:.3f} | {row['forward_samples']:.0f} | {row['probe_passes']:.3f} "
+        f"| {row['gate_tests']:.2f} | {row['touched_ratio']:.1%} |"
         for row in result["rows"]
     ]
-    return "\n".join([f"{model}, {traffic}, {where}", "", *TABLE_HEAD, *rows])
+    return "\n".join([f"{model}, {given}, {where}", "", *TABLE_HEAD, *rows])
 
 
-def hardware(device: str) -> dict[str, str]:
-    """The machine in words."""
-    if torch.device(device).type == "cuda":
-        return {"device": torch.cuda.get_device_name(device)}
-    model = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), "")
-    return {"device": f"{model or platform.processor() or platform.machine()} CPU"}
+class Subject(Protocol):
+    """What is timed: something that updates on a step."""
+
+    module: nn.Module
+
+    def update(self, step: Step) -> StepReport | None:
+        """Update once."""
 
 
-class _Subject:
-    """One engine in one mode, with a clock around it and a counter of what it sends forward."""
+class Plain:
+    """The update as anyone would write it, without Weir: forward, loss, backward, ``torch.optim.SGD``."""
 
-    def __init__(self, plan: Plan, mode: GuardMode) -> None:
-        config = EngineConfig(
-            learner=LearnerConfig(lr=0.01, momentum=0.9), guard=GuardConfig(mode=mode), device=plan.device
-        )
-        options: dict[str, Any] = {"width": plan.width}
-        if plan.model == "resnet18":
-            options["norm"] = plan.norm
-        recipe = Recipe(plan.model, InputSpec((3, 32, 32), 10), options)
-        self.mode = mode
-        self.seconds: list[float] = []
+    def __init__(self, like: Engine, config: LearnerConfig) -> None:
+        """Start from an engine's weights."""
+        self.module = build(like.recipe).to(like.network.device).train(not config.freeze_norm)
+        self.module.load_state_dict(dict(like.weights()))
+        self._device = like.network.device
+        self._optimizer = torch.optim.SGD(self.module.parameters(), lr=config.lr, momentum=config.momentum)
+
+    def update(self, step: Step) -> None:
+        """Update once."""
+        self._optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(self.module(step.x.to(self._device)), step.y.to(self._device))
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+
+
+class Guarded:
+    """An engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.module = engine.network.module
+
+    def update(self, step: Step) -> StepReport:
+        """Update once."""
+        return self._engine.process(step)
+
+
+class Timed:
+    """A subject with a clock around it and a counter of what it sends forward."""
+
+    def __init__(self, name: str, subject: Subject, plan: Plan) -> None:
+        self._name = name
+        self._subject = subject
         self._plan = plan
-        self._engine = Engine(recipe, config, poisoner=Cocktail())
+        self.seconds: list[float] = []
         self._first_seconds: float | None = None
+        self._counting = False
         self._forward = 0
-        self._touched = self._vetoes = 0
-        generator = torch.Generator().manual_seed(plan.seed)
-        if mode is GuardMode.WEIR:  # the others would only pay for reports on it
-            self._engine.set_probe(*_samples(plan.probe, generator), created_at=0.0, source="bench")
-        self._move_on(generator)
+        self._reports: list[StepReport] = []
 
-        def count(
-            module: nn.Module, inputs: tuple[Tensor, ...]
-        ) -> None:  # no method: copies of the model would copy me
-            self._forward += len(inputs[0])
+        def count(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            # No method: copies of the model would copy me.
+            self._forward += self._counting * len(inputs[0])
 
-        self._engine.network.module.register_forward_pre_hook(count)
+        subject.module.register_forward_pre_hook(count)
 
     def update(self, step: Step, *, counted: bool) -> None:
-        """Process one step; only counted ones are remembered."""
-        forward = self._forward
-        _synchronise(self._plan.device)
+        """Update on one step; only counted ones are remembered."""
+        self._counting = counted
+        traffic.synchronise(self._plan.device)
         start = time.perf_counter()
-        report = self._engine.process(step)
-        _synchronise(self._plan.device)
+        report = self._subject.update(step)
+        traffic.synchronise(self._plan.device)
         seconds = time.perf_counter() - start
         if self._first_seconds is None:
             self._first_seconds = seconds
-        if not counted:
-            self._forward = forward
-            return
-        self.seconds.append(seconds)
-        self._touched += len(step) - report.counts[Verdict.ACCEPT]
-        self._vetoes += report.vetoed
+        if counted:
+            self.seconds.append(seconds)
+            self._reports += [report] if report else []
 
-    def row(self, baseline: list[float]) -> Row:
-        """What was measured, against the baseline's seconds in the same rounds."""
-        ratios = [mine / theirs for mine, theirs in zip(self.seconds, baseline, strict=True)]
-        forward = self._forward / len(self.seconds)
-        probed = forward - self._plan.batch * self._passes_over_batch
-        ratio, config = statistics.median(ratios), self._engine.config.guard
-        vaccine = max(0.0, (self._first_seconds or 0.0) - max(self.seconds)) if self.mode is GuardMode.WEIR else 0.0
+    def row(self, baseline: Timed, flops: float, peak: float) -> Row:
+        """What was measured, against the baseline's seconds in the same rounds; ``flops`` are of one sample forward."""
+        rounds, batch = len(self.seconds), self._plan.batch
+        by_round = sorted(mine / theirs for mine, theirs in zip(self.seconds, baseline.seconds, strict=True))
+        ratio, median = sum(self.seconds) / sum(baseline.seconds), statistics.median(self.seconds)
+        vaccinated = any(report.vaccine_age is not None for report in self._reports)
+        vaccine = max(0.0, (self._first_seconds or 0.0) - median) if vaccinated else 0.0
+        passes = 2 if self._reports and self._reports[0].armed else 1  # over the batch: now, and the snapshot
+        probed = 0.0 if self._plan.freeze_norm is False else max(0.0, self._forward / rounds - batch * passes)
         return Row(
-            mode=self.mode.value,
-            gate=self.mode is GuardMode.WEIR and self._engine.config.gate.enabled,
-            median_seconds=statistics.median(self.seconds),
+            subject=self._name,
+            median_seconds=median,
             ratio=ratio,
-            ratio_low=min(ratios),
-            ratio_high=max(ratios),
+            ratio_low=_quantile(by_round, 0.1),
+            ratio_high=_quantile(by_round, 0.9),
             vaccine_seconds=vaccine,
-            amortised_ratio=ratio + vaccine / config.vaccine_refresh / statistics.median(baseline),
-            forward_samples=forward,
-            probe_passes=max(0.0, probed) / self._plan.probe,
-            touched_ratio=self._touched / (len(self.seconds) * self._plan.batch),
-            vetoes=self._vetoes,
+            amortised_ratio=ratio + vaccine / GuardConfig().vaccine_refresh / statistics.mean(baseline.seconds),
+            floor_seconds=(self._forward / rounds + BACKWARD * batch) * flops / peak,
+            forward_samples=self._forward / rounds,
+            probe_passes=probed / self._plan.probe,
+            gate_tests=sum(r.gate is not None and r.gate.statistic is not None for r in self._reports) / rounds,
+            touched_ratio=sum(len(r.verdicts) - r.counts[Verdict.ACCEPT] for r in self._reports) / (rounds * batch),
         )
 
-    @property
-    def _passes_over_batch(self) -> int:
-        """Scoring and training; the snapshot as well when the guard measures discrepancy."""
-        return 2 if self.mode is GuardMode.OFF else 3
 
-    def _move_on(self, generator: torch.Generator) -> None:
-        """The anchor is the fresh model; a few unguarded updates give it a present to differ from."""
-        self._engine.set_anchor()
-        mode = self._engine.mode
-        self._engine.set_mode(GuardMode.OFF)
-        for number in range(2):
-            self._engine.process(_step(replace(self._plan, batch=32), -1 - number, generator))
-        self._engine.set_mode(mode)
+def flops_forward(module: nn.Module, x: Tensor) -> float:
+    """Floating-point operations of one forward pass, as torch counts them."""
+    device = next(module.parameters()).device
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module(x.to(device))
+    return float(counter.get_total_flops())
 
 
-def _samples(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    y = torch.arange(n) % 10
-    return torch.randn(n, 3, 32, 32, generator=generator) + y.view(-1, 1, 1, 1) / 10, y
+def peak_flops(device: str, *, size: int = 2048, tries: int = 5) -> float:
+    """The most floating-point operations a second that a product of two matrices reaches here, in float32."""
+    a = torch.randn(size, size, device=device)
+    best = float("inf")
+    for _ in range(tries):
+        traffic.synchronise(device)
+        start = time.perf_counter()
+        a @ a
+        traffic.synchronise(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
 
 
-def _step(plan: Plan, number: int, generator: torch.Generator) -> Step:
-    x, y = _samples(plan.batch, generator)
-    return Step(number, x, y, [SampleRef(f"bench{number}", i) for i in range(plan.batch)], ["bench"] * plan.batch)
-
-
-def _synchronise(device: str) -> None:
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
+def _quantile(ascending: Sequence[float], share: float) -> float:
+    return ascending[min(len(ascending) - 1, int(share * len(ascending)))]

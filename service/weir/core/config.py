@@ -91,7 +91,7 @@ class GateConfig(Tunables):
     rate: float = tunable(0.005, "share of harmless steps that may be undone", low=1e-9, high=0.5)
     tolerance: float = tunable(0.02, "mean harm that one step may do, nats of loss", low=0.0)
     decline: float = tunable(0.05, "mean harm that all steps since the best may do together, nats of loss", low=0.0)
-    spare: int = tunable(31, "most steps in a row that a bound on their harm may spare the test; 0: test all", low=0)
+    turns: int = tunable(4, "steps in which a glance goes through the gate's samples; 1: test each step on all", low=1)
     decline_policy: DeclinePolicy = tunable(
         DeclinePolicy.VETO, "what a decline leads to besides its alarm, unless it is drift: veto, rollback or alarm"
     )

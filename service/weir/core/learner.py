@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,7 +10,6 @@ from torch import Tensor
 
 from weir.core.chance import seeded
 from weir.core.config import LearnerConfig
-from weir.core.foresight import Stride
 from weir.core.gate import finite
 from weir.core.network import Network
 from weir.core.probe import content
@@ -45,13 +43,6 @@ class Before(NamedTuple):
         return Before(weights, optimizer, int(state.values["updates"]))
 
 
-class Slope(NamedTuple):
-    """The mean loss of some samples, and the step that following its gradient will be."""
-
-    loss: float
-    stride: Stride
-
-
 class Learner:
     """Owns the weights and the optimizer; ``updates`` counts the updates that are in the weights."""
 
@@ -70,65 +61,39 @@ class Learner:
         """Whether logits made for scoring may be learned from: a pass in train mode would give the same."""
         return self._shares
 
-    def step(self, x: Tensor, y: Tensor, *, seed: int) -> float | None:
-        """One update on prepared samples; returns the mean loss, or None (nothing changed) when it is not finite."""
-        slope = self.differentiate(x, y, seed=seed)
-        if slope is None:
-            return None
-        self.advance()
-        return slope.loss
-
-    def differentiate(
-        self,
-        x: Tensor,
-        y: Tensor,
-        *,
-        seed: int,
-        scored: Tensor | None = None,
-        trusted: Sequence[Tensor] = (),
-    ) -> Slope | None:
-        """The gradient of the mean loss on prepared samples, for ``advance``; None, and nothing changed, if not finite.
+    def step(self, x: Tensor, y: Tensor, *, seed: int, scored: Tensor | None = None) -> float | None:
+        """One update on prepared samples; returns the mean loss, or None (nothing changed) when it is not finite.
 
         ``seed`` drives whatever is random inside the model, and the running generators stay as they were, so an
         undone step leaves no trace and a repeated one repeats exactly. ``scored`` are logits (n, classes) of ``x``
         with the graph that made them, from the weights as they are; they spare a pass where the learner ``shares``.
-        ``trusted`` is a gradient that the update is to be held against.
         """
         if scored is not None:
-            slope = self._differentiate(self._task.loss(scored, y).mean(), [], trusted)
-            if slope is not None:
-                return slope
+            loss = self._descend(self._task.loss(scored, y).mean(), [])
+            if loss is not None:
+                return loss
             # A held sample in the same graph, infinite inside, makes gradients of nought times infinity: leave it out.
         freeze_norm = self._config.freeze_norm or len(x) == 1  # one sample has no statistics
         with seeded(seed, self._network.device), self._network.training(freeze_norm=freeze_norm):
             buffers = [buffer.clone() for buffer in self._network.module.buffers()]
-            return self._differentiate(self._task.loss(self._network.module(x), y).mean(), buffers, trusted)
+            return self._descend(self._task.loss(self._network.module(x), y).mean(), buffers)
 
-    def advance(self) -> None:
-        """Take the step that ``differentiate`` found."""
-        self._optimizer.step()
-        self.updates += 1
-
-    def stride(self, trusted: Sequence[Tensor]) -> Stride:
-        """The step that ``differentiate`` found, against a trusted gradient."""
-        return Stride(*torch.stack(self._optimizer.stride(trusted)).tolist())
-
-    def _differentiate(self, loss: Tensor, buffers: list[Tensor], trusted: Sequence[Tensor]) -> Slope | None:
-        """Follow the loss back unless it is not finite; then put back the ``buffers`` that the forward pass found."""
+    def _descend(self, loss: Tensor, buffers: list[Tensor]) -> float | None:
+        """Follow the gradient unless it is not finite; then put back the ``buffers`` that the forward pass found."""
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         gradients = [p.grad for p in self._network.module.parameters() if p.grad is not None]
         pairs = list(zip(self._network.module.buffers(), buffers, strict=bool(buffers)))
         # A constant buffer may be infinite by design, such as an attention mask.
         sound = finite(loss, *gradients, *(now.where(kept.isfinite(), kept.new_zeros(())) for now, kept in pairs))
-        # One read of the device for all there is to know.
-        stride = self._optimizer.stride(trusted) if trusted else ()
-        mean, fine, *known = torch.stack([loss.detach(), sound.to(loss), *stride]).tolist()
+        mean, fine = torch.stack([loss.detach(), sound.to(loss)]).tolist()  # the device is read once
         if not fine:
             for now, kept in pairs:
                 now.copy_(kept)
             return None
-        return Slope(mean, Stride(*known))
+        self._optimizer.step()
+        self.updates += 1
+        return float(mean)
 
     def capture(self) -> Before:
         """A copy of everything that a step changes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -28,21 +28,6 @@ class Sgd:
         """Forget the gradients."""
         for parameter in self._parameters:
             parameter.grad = None
-
-    @torch.no_grad()
-    def stride(self, along: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
-        """How long the step to come is, and its inner product with a gradient ``along``."""
-        size = product = torch.zeros((), device=self._parameters[0].device)
-        for place, parameter in enumerate(self._parameters):
-            if parameter.grad is None:
-                continue
-            move = parameter.grad.add(parameter, alpha=self._weight_decay)
-            if place in self.momenta:
-                move = move.add_(self.momenta[place], alpha=self._momentum)
-            size = size + move.square().sum()
-            if along:
-                product = product - (move * along[place]).sum()
-        return self._lr * size.sqrt(), self._lr * product
 
     @torch.no_grad()
     def step(self) -> None:
