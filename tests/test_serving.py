@@ -21,6 +21,7 @@ from weir import codec, config, folder, serving
 from weir.api.auth import issue
 from weir.core import BurnIn, Engine, EngineConfig, burn_in
 from weir.errors import Conflict, InvalidSetting, NotReady
+from weir.serving import door
 from weir.stores.base import EntryKind, Role
 from weir.trainer import Trainer, initialise
 from weir.types import Batch, InputSpec, Recipe
@@ -141,7 +142,7 @@ def test_json_lines_carry_the_request_they_belong_to(
 def test_an_unarmed_guard_is_said_aloud(
     settings: config.Settings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serving, "_answer", lambda app, listener: None)
+    monkeypatch.setattr(door, "answer", lambda app, listener: None)
     observing = config.load(data=settings.data, port=0, guard={"mode": "observe"})
     serving.serve(observing)
     (warning,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
@@ -194,7 +195,7 @@ def test_a_failed_trainer_ends_the_service_with_an_error(
     def fail(trainer: object, *, partial: bool) -> bool:
         raise RuntimeError("broken on purpose")
 
-    monkeypatch.setattr(serving, "_answer", lambda app, listener: None)
+    monkeypatch.setattr(door, "answer", lambda app, listener: None)
     monkeypatch.setattr(Trainer, "_advance", fail)
     with pytest.raises(NotReady, match="broken on purpose"):
         serving.serve(settings)
