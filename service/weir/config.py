@@ -27,6 +27,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from weir.core.config import EngineConfig, Tunables
 from weir.errors import InvalidSetting, InvalidSettings
+from weir.types import ServiceRole
 
 PREFIX = "WEIR_"
 DEFAULT_FILE = Path("weir.toml")
@@ -94,6 +95,10 @@ class Settings(BaseSettings):
     )
 
     data: Path = Field(Path("weir-data"), description="folder of everything that must survive a restart")
+    role: ServiceRole = Field(
+        "all",
+        description="what this process does: all, or over Redis api (take batches, predict) or learner (learn)",
+    )
     host: str = Field("127.0.0.1", description="address to listen on; beyond this machine only when a key exists")
     port: int = Field(8790, ge=0, le=65535, description="port to listen on; 0: any free one")
     step_size: int = Field(100, ge=1, le=100_000, description="samples of one full step")
@@ -111,6 +116,13 @@ class Settings(BaseSettings):
     )
     redis_prefix: str = Field(
         "weir", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="what the names of its keys begin with"
+    )
+    publish_seconds: float = Field(
+        1.0,
+        ge=0,
+        le=3600,
+        allow_inf_nan=False,
+        description="learner: shortest time between two models that it publishes to the replicas",
     )
     log_max_batches: int = Field(10_000, ge=1, description="batches that may wait for the learner; then 503")
     log_max_bytes: int = Field(2**30, ge=1024, description="bytes that may wait for the learner; then 503")
@@ -256,6 +268,9 @@ def _contradictions(settings: Settings) -> Iterator[InvalidSetting]:
     for name in ("log_max_bytes", "producer_max_bytes"):
         if getattr(settings, name) < settings.max_body_bytes:
             yield InvalidSetting(_variable((name,)), getattr(settings, name), expected)
+    if settings.role != "all" and settings.redis_url is None:
+        expected = f"the Redis that learner and replicas share, since WEIR_ROLE is {settings.role}"
+        yield InvalidSetting("WEIR_REDIS_URL", "none", expected)
     yield from _password_contradictions(settings)
 
 

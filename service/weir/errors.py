@@ -11,6 +11,7 @@ WeirError
 │   ├── Forbidden
 │   ├── NotFound
 │   ├── Conflict
+│   ├── Elsewhere
 │   ├── TooLarge
 │   ├── UnsupportedType
 │   ├── LogFull
@@ -18,6 +19,7 @@ WeirError
 │   └── NotReady
 ├── ModelNotBuilt             a model name or factory that does not give a model
 ├── DamagedCheckpoint         a checkpoint that fails its checksum or its layout
+├── DamagedPublication        a published model that fails its checksum or its layout
 ├── StorageFailed             a disk or a database that cannot be read or written now
 │   └── StorageFull           it has no space left
 ├── Fenced                    another learner has taken over
@@ -113,6 +115,12 @@ class Conflict(Refused):
         super().__init__(why)
 
 
+class Elsewhere(Refused):
+    """Only another process of the service can do this; the message says which."""
+
+    code = "elsewhere"
+
+
 class TooLarge(Refused):
     """A body over the configured limit, in bytes."""
 
@@ -175,6 +183,12 @@ class DamagedCheckpoint(WeirError):
     """A checkpoint that cannot be trusted: missing file, wrong checksum, unknown layout."""
 
     code = "damaged_checkpoint"
+
+
+class DamagedPublication(WeirError):
+    """A published model that cannot be trusted: wrong checksum, unknown layout."""
+
+    code = "damaged_publication"
 
 
 class StorageFailed(WeirError):

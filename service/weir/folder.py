@@ -7,13 +7,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from pydantic import SecretStr
 
 from weir.config import Settings
 from weir.errors import Conflict, InvalidSetting, StorageFailed
-from weir.stores.base import Stores
+from weir.stores.base import Publications, Shared, Stores
 from weir.stores.disk import CheckpointFolder
 from weir.stores.redis import Redis
 from weir.stores.sqlite import Sqlite
@@ -36,17 +37,19 @@ def stores(settings: Settings) -> Iterator[Stores]:
     candidates = CheckpointFolder(folder / CANDIDATES, CANDIDATES_KEPT)
     with _database(settings, folder) as database:
         yield Stores(
-            log=database.log,
-            journal=database.journal,
-            quarantine=database.quarantine,
-            dead_letters=database.dead_letters,
-            audit=database.audit,
-            keys=database.keys,
+            **_parts(database),
+            publications=database.publications if isinstance(database, Redis) else None,
             checkpoints=checkpoints,
             candidates=candidates,
-            durability=lambda: database.durability,
             owned=database.owned,
         )
+
+
+@contextmanager
+def shared(settings: Settings) -> Iterator[tuple[Shared, Publications]]:
+    """What replicas share in Redis, without any folder, and what the learner publishes there; raises StorageFailed."""
+    with _redis(settings) as database:
+        yield Shared(**_parts(database), publications=database.publications), database.publications
 
 
 @contextmanager
@@ -75,12 +78,27 @@ def is_example(path: Path) -> bool:
     return (path / EXAMPLE).exists()
 
 
+def _parts(database: Sqlite | Redis) -> dict[str, Any]:
+    """What every database has."""
+    names = ("log", "journal", "quarantine", "dead_letters", "audit", "keys")
+    return {name: getattr(database, name) for name in names} | {"durability": lambda: database.durability}
+
+
 def _database(settings: Settings, folder: Path) -> Sqlite | Redis:
-    bounds = {name: getattr(settings, f"log_{name}") for name in ("max_batches", "max_bytes")}
-    bounds |= {name: getattr(settings, name) for name in ("producer_max_batches", "producer_max_bytes")}
     if settings.redis_url is None:
-        return Sqlite(folder / DATABASE, **bounds)
-    return Redis(_redis_url(settings.redis_url, settings.redis_password_file), prefix=settings.redis_prefix, **bounds)
+        return Sqlite(folder / DATABASE, **_bounds(settings))
+    return _redis(settings)
+
+
+def _redis(settings: Settings) -> Redis:
+    assert settings.redis_url is not None
+    url = _redis_url(settings.redis_url, settings.redis_password_file)
+    return Redis(url, prefix=settings.redis_prefix, **_bounds(settings))
+
+
+def _bounds(settings: Settings) -> dict[str, Any]:
+    bounds = {name: getattr(settings, f"log_{name}") for name in ("max_batches", "max_bytes")}
+    return bounds | {name: getattr(settings, name) for name in ("producer_max_batches", "producer_max_bytes")}
 
 
 def _redis_url(url: SecretStr, password_file: Path | None) -> str:

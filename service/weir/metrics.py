@@ -55,17 +55,56 @@ class Levels:
     durability_relaxed: bool
     producers: Collection[str]
     now: float
+    staleness: float | None = None  # of the model that answers; None where none does
     device_memory_bytes: int | None = None  # None where the model is in the machine's own memory
 
 
-class Metrics:
-    """All metrics of one service in one registry; safe to call from any thread."""
+@dataclass(frozen=True, slots=True)
+class ModelLevels:
+    """What is read at every scrape of a replica: the step of the model that answers, and how stale that is."""
+
+    step: int | None
+    staleness: float | None
+
+
+class DoorMetrics:
+    """What every process counts that takes batches, in one registry; safe to call from any thread.
+
+    A replica has these alone: what only the learner knows would be a zero here, and a lie.
+    """
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry or CollectorRegistry()
+        self._batches = self._counter("batches", "Deliveries by how they ended at the door.", "outcome", Outcome)
+        ProcessCollector(registry=self.registry)
+
+    def delivered(self, outcome: Outcome) -> None:
+        """Count one delivery."""
+        self._batches.labels(outcome).inc()
+
+    def watch_model(self, levels: Callable[[], ModelLevels]) -> None:
+        """Read these levels at every scrape from now on."""
+        self.registry.register(_Model(levels))
+
+    def render(self) -> tuple[bytes, str]:
+        """The exposition in the text format, and its content type."""
+        return generate_latest(self.registry), CONTENT_TYPE_LATEST
+
+    def _counter(self, name: str, help: str, label: str, values: Collection[str] | type[StrEnum]) -> Counter:
+        """A counter whose label values all stand at zero from the start, so that no first rise is lost to a rate."""
+        counter = Counter(f"weir_{name}", help, [label], registry=self.registry)
+        for value in values:
+            counter.labels(value)
+        return counter
+
+
+class Metrics(DoorMetrics):
+    """All metrics of a process that learns."""
 
     def __init__(self, registry: CollectorRegistry | None = None, *, sample_rate: float | None = None) -> None:
         """``sample_rate`` is the configured share of clean samples that may be suspected."""
-        self.registry = registry or CollectorRegistry()
+        super().__init__(registry)
         self._samples = self._counter("samples", "Samples by verdict.", "verdict", Verdict)
-        self._batches = self._counter("batches", "Deliveries by how they ended at the door.", "outcome", Outcome)
         suspicions = [reason for reason in Reason if reason not in _UNSUSPECTED]
         self._suspected = self._counter("poison_suspected", "Suspected samples by reason.", "reason", suspicions)
         self._alarms = self._counter("alarms", "Steps that raised an alarm over many samples.", "reason", _ALARMS)
@@ -88,7 +127,6 @@ class Metrics:
         )
         self._state = _State(sample_rate)
         self.registry.register(self._state)
-        ProcessCollector(registry=self.registry)
 
     def observe(self, report: StepReport) -> None:
         """Count one step."""
@@ -113,27 +151,29 @@ class Metrics:
         if report.gate is None or report.gate.statistic is not None:  # a glance says nothing new
             self._state.tested = report.gate
 
-    def delivered(self, outcome: Outcome) -> None:
-        """Count one delivery."""
-        self._batches.labels(outcome).inc()
-
     def watch(self, levels: Callable[[], Levels]) -> None:
         """Read these levels at every scrape from now on."""
         self._state.levels = levels
 
-    def render(self) -> tuple[bytes, str]:
-        """The exposition in the text format, and its content type."""
-        return generate_latest(self.registry), CONTENT_TYPE_LATEST
-
-    def _counter(self, name: str, help: str, label: str, values: Collection[str] | type[StrEnum]) -> Counter:
-        """A counter whose label values all stand at zero from the start, so that no first rise is lost to a rate."""
-        counter = Counter(f"weir_{name}", help, [label], registry=self.registry)
-        for value in values:
-            counter.labels(value)
-        return counter
-
     def _histogram(self, name: str, help: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"weir_{name}", help, buckets=buckets, registry=self.registry)
+
+
+class _Model(Collector):
+    """The model that a replica answers with."""
+
+    def __init__(self, levels: Callable[[], ModelLevels]) -> None:
+        self._levels = levels
+
+    def describe(self) -> list[Metric]:
+        """Nothing; see ``_State.describe``."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Its gauges of this moment."""
+        levels = self._levels()
+        yield _step(levels.step)
+        yield _staleness(levels.staleness)
 
 
 class _State(Collector):
@@ -183,6 +223,7 @@ def _of_levels(levels: Levels) -> Iterator[Metric]:
     yield _gauge("dead_letters", "Deliveries that could not be processed, not sent anew.", levels.dead_letters)
     yield _gauge("durability_relaxed", "Whether a crash may lose what was taken.", levels.durability_relaxed)
     yield _gauge("checkpoint_timestamp_seconds", "When the newest checkpoint was made.", levels.checkpoint_at)
+    yield _staleness(levels.staleness)
     yield _gauge("device_memory_bytes", "Memory that tensors take on the accelerator.", levels.device_memory_bytes)
     yield from _of_producers(levels.status.producers, levels.producers)
 
@@ -191,7 +232,7 @@ def _of_status(status: LearnerStatus, now: float) -> Iterator[Metric]:
     yield _gauge("learner_up", "Whether the learner runs.", status.alive)
     waits = status.waits_for is not None
     yield _gauge("learner_waiting", "Whether something, such as a full disk, keeps it from going on.", waits)
-    yield _gauge("model_step", "Step of the current model.", status.step)
+    yield _step(status.step)
     yield _gauge("guard_armed", "Whether the guard acts on its evidence.", status.armed)
     yield _gauge("sample_score_threshold", "Threshold on a sample's score.", status.sample_threshold)
     progressive = "Accuracy of predictions made before learning each sample."
@@ -205,6 +246,15 @@ def _of_status(status: LearnerStatus, now: float) -> Iterator[Metric]:
     yield _gauge("vaccine_age_steps", "Steps since the guard learned what poison looks like.", status.vaccine_age)
     yield _standings(status.producers)
     yield CounterMetricFamily("weir_rollbacks", "Rollbacks of the model.", value=status.rollbacks)
+
+
+def _step(step: int | None) -> Metric:
+    return _gauge("model_step", "Step of the current model; of a replica, of the one that it answers with.", step)
+
+
+def _staleness(seconds: float | None) -> Metric:
+    meaning = "Time since the model that answers was last known to be the learner's newest."
+    return _gauge("model_staleness_seconds", meaning, seconds)
 
 
 def _standings(reports: Collection[ProducerReport]) -> Metric:

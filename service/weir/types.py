@@ -6,9 +6,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
+
+ServiceRole = Literal["all", "api", "learner"]
+"""What one process of the service does: take batches and predict (api), learn (learner), or both."""
 
 
 class GuardMode(StrEnum):

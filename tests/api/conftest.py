@@ -97,6 +97,8 @@ class Scripted:
     def __init__(self, trainer: Trainer) -> None:
         self.publication = trainer.publication
         self.status = replace(trainer.status, alive=True, position=2**31)
+        self.staleness = 0.0
+        self.checkpoints = trainer.checkpoints
 
 
 class House:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from tests.api.conftest import NOW, House, Open, Scripted, batch
 
 from weir.api.service import Limits
-from weir.stores.base import DeadLetter, Durability
+from weir.stores.base import CheckpointInfo, DeadLetter, Durability
 from weir.types import LearnerStatus
 
 
@@ -20,6 +21,10 @@ class Unpublished:
 
     status: LearnerStatus
     publication: None = None
+    staleness: None = None
+
+    def checkpoints(self) -> Sequence[CheckpointInfo]:
+        return ()
 
 
 def test_metrics_show_what_was_learned(service_app: House) -> None:
@@ -46,6 +51,8 @@ def test_health_is_open_and_says_that_the_guard_is_armed(unmoved: House) -> None
         "unarmed_because": None,
         "breaker_open": False,
         "waits_for": None,
+        "learner_alive": True,
+        "staleness_seconds": 0.0,
         "durability": "durable",
         "durability_because": [],
         "dead_letters": 0,

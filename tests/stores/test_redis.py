@@ -53,6 +53,8 @@ LEARNER_WRITES: dict[str, Callable[[Redis], object]] = {
     "log.trim": lambda stores: stores.log.trim(1, keep_bytes=0),
     "quarantine.put": lambda stores: stores.quarantine.put([HELD]),
     "dead_letters.put": lambda stores: stores.dead_letters.put(LETTER),
+    "publications.put": lambda stores: stores.publications.put(b"model", "aa" * 32),
+    "publications.say": lambda stores: stores.publications.say(b"word"),
 }
 
 
@@ -452,3 +454,22 @@ def test_a_closed_store_says_so(opened: Open) -> None:
     stores.close()
     with pytest.raises(StorageFailed, match="closed"):
         stores.log.tail()
+
+
+def test_a_server_that_was_restarted_has_lost_what_was_published_and_tells_the_learner() -> None:
+    with running() as server, Redis(server.url) as stores, stores.owned():
+        version = stores.publications.put(b"model", "aa" * 32)
+        assert stores.publications.say(b"word") == version
+        server.kill()
+        server.start()
+        assert stores.publications.newest() is None
+        assert stores.publications.heard() is None
+        assert stores.publications.say(b"word") == 0
+        assert stores.publications.put(b"model", "aa" * 32) > version
+
+
+def test_what_is_published_costs_the_append_only_file_nothing(shared: RedisServer) -> None:
+    with shared.client() as client, Redis(shared.url, prefix="published") as stores, stores.owned():
+        before = client.info("persistence")["aof_current_size"]
+        stores.publications.put(bytes(1 << 20), "aa" * 32)
+        assert client.info("persistence")["aof_current_size"] - before < 10_000

@@ -28,14 +28,15 @@ from weir.api import (
 from weir.api.access import Access
 from weir.api.auth import Keyring
 from weir.api.service import Learner, Limits, Replays, Service
-from weir.metrics import Metrics
-from weir.stores.base import Stores
-from weir.types import Batch
+from weir.metrics import DoorMetrics
+from weir.stores.base import Shared
+from weir.types import Batch, ServiceRole
 
 RESOURCES = (
     *(batches, predict, quarantine, review, dead_letters, model, checkpoints, replay),
     *(probe, producers, mode, erasure, commands, operations),
 )
+OF_THE_LEARNER = (replay, commands, operations)  # what needs its disk, and what looks after it
 _ABOUT = """An online-learning service that guards what it learns from.
 
 Producers send batches of labelled samples; the guard accepts, corrects or quarantines each sample before the model
@@ -61,19 +62,21 @@ class _Application(FastAPI):
 
 def create_app(
     *,
-    stores: Stores,
+    stores: Shared,
     learner: Learner,
     replays: Replays,
-    metrics: Metrics,
+    metrics: DoorMetrics,
     check_probe: Callable[[Batch], None],
     limits: Limits,
     keyed: bool,
     clock: Callable[[], float],
+    role: ServiceRole = "all",
 ) -> FastAPI:
     """The ASGI application.
 
     ``check_probe`` raises InvalidProbe for a batch that cannot calibrate the guard; ``keyed`` is whether
-    requests need a key (they do in any case once one exists); ``clock`` gives Unix seconds.
+    requests need a key (they do in any case once one exists); ``clock`` gives Unix seconds; a learner has only the
+    routes that no replica can serve.
     """
     app = _Application(
         title="Weir",
@@ -91,9 +94,10 @@ def create_app(
         clock=clock,
         metrics=metrics,
         check_probe=check_probe,
+        role=role,
     )
     app.state.keyring = Keyring(stores.keys, keyed=keyed)
-    for resource in RESOURCES:
+    for resource in OF_THE_LEARNER if role == "learner" else RESOURCES:
         app.include_router(resource.router)
     problems.install(app)
     app.add_middleware(Access)

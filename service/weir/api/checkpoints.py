@@ -25,7 +25,7 @@ _QUEUED: dict[int | str, dict[str, Any]] = {202: {"model": Queued, "description"
 def list_checkpoints(service: App) -> CheckpointPage:
     """The checkpoints that can be restored, oldest first, and from which of them a replay can begin."""
     floor = service.stores.log.floor()
-    items = [CheckpointView.of(info, floor) for info in service.stores.checkpoints.all()]
+    items = [CheckpointView.of(info, floor) for info in service.learner.checkpoints()]
     return CheckpointPage(items=items, floor=floor)
 
 
@@ -59,6 +59,6 @@ async def roll_back(request: Request, response: Response, service: App, who: Cal
 
 
 def _roll_back(service: Service, who: Identity, checkpoint: str) -> Entry:
-    if checkpoint not in {info.id for info in service.stores.checkpoints.all()}:
+    if checkpoint not in {info.id for info in service.learner.checkpoints()}:
         raise NotFound("checkpoint", checkpoint)
     return commands.append(service, who, EntryKind.ROLLBACK, {"checkpoint": checkpoint}, target=checkpoint)

@@ -32,15 +32,19 @@ async def live() -> Liveness:
 
 @router.get("/health/ready", responses={503: {"model": Readiness, "description": "Not ready"}})
 async def ready(response: Response, service: App) -> Readiness:
-    """Whether there is a model, a trainer and a log that answers, and whether the guard is armed; open to all."""
+    """Whether there is a model, a trainer and a log that answers, and whether the guard is armed; open to all.
+
+    A replica goes on without its learner: it is ready with a model and a log, and says how stale the model is.
+    """
     status, (letters, durability) = service.learner.status, await _asked(service)
     relaxed = durability.relaxed_because
     checks = {
         "no model is published yet": service.learner.publication is not None,
-        "the trainer has stopped": status.alive,
-        f"the learner waits: {status.waits_for}": status.waits_for is None,
         "the log does not answer": letters is not None,
     }
+    if service.role != "api":
+        checks["the trainer has stopped"] = status.alive
+        checks[f"the learner waits: {status.waits_for}"] = status.waits_for is None
     because = [why for why, well in checks.items() if not well]
     if because:
         response.status_code = 503
@@ -51,6 +55,8 @@ async def ready(response: Response, service: App) -> Readiness:
         unarmed_because=status.unarmed_because,
         breaker_open=status.breaker_open,
         waits_for=status.waits_for,
+        learner_alive=status.alive,
+        staleness_seconds=service.learner.staleness,
         durability="relaxed" if relaxed else "durable",
         durability_because=list(relaxed),
         dead_letters=letters,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, Protocol
 
@@ -11,15 +11,15 @@ from fastapi import Depends, Request
 
 from weir.api.admission import Admission
 from weir.errors import InvalidInput, NotReady
-from weir.metrics import Metrics
-from weir.stores.base import Stores
-from weir.types import Batch, LearnerStatus, Publication, ReplayOrder, ReplayReport
+from weir.metrics import DoorMetrics
+from weir.stores.base import CheckpointInfo, Shared
+from weir.types import Batch, LearnerStatus, Publication, ReplayOrder, ReplayReport, ServiceRole
 
 DurabilityName = Literal["durable", "relaxed"]
 
 
 class Learner(Protocol):
-    """What the API may know of the learner; both values are immutable and swapped whole."""
+    """What the API may know of the learner, here or in another process; its values are immutable and swapped whole."""
 
     @property
     def publication(self) -> Publication | None:
@@ -28,6 +28,13 @@ class Learner(Protocol):
     @property
     def status(self) -> LearnerStatus:
         """Where the learner stands."""
+
+    @property
+    def staleness(self) -> float | None:
+        """Seconds since the publication was last known to be the learner's newest; None before the first one."""
+
+    def checkpoints(self) -> Sequence[CheckpointInfo]:
+        """The headers of its checkpoints, oldest first."""
 
 
 class Replays(Protocol):
@@ -83,16 +90,17 @@ class Limits:
 class Service:
     """Everything that a route may touch.
 
-    ``check_probe`` raises InvalidProbe for a batch that cannot calibrate the guard.
+    ``check_probe`` raises InvalidProbe for a batch that cannot calibrate the guard; ``role`` is that of this process.
     """
 
-    stores: Stores
+    stores: Shared
     learner: Learner
     replays: Replays
     limits: Limits
     clock: Callable[[], float]
-    metrics: Metrics
+    metrics: DoorMetrics
     check_probe: Callable[[Batch], None]
+    role: ServiceRole = "all"
     admission: Admission = field(init=False)
     waiters: anyio.CapacityLimiter = field(init=False)
     predictors: anyio.CapacityLimiter = field(init=False)

@@ -1,4 +1,4 @@
-"""``weir serve``: the whole service in one process."""
+"""``weir serve``: the service in one process, or one of the processes that it is split into."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import typer
 
 
 def serve(
+    role: Annotated[
+        str | None, typer.Option(help="What this process does (WEIR_ROLE, else all).", metavar="all|api|learner")
+    ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on (WEIR_HOST, else 127.0.0.1).")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on (WEIR_PORT, else 8790).")] = None,
     data: Annotated[Path | None, typer.Option(help="Data folder (WEIR_DATA, else weir-data).")] = None,
@@ -18,15 +21,25 @@ def serve(
     Needs a model: see weir burnin. All other settings come from WEIR_ variables or weir.toml. On a signal it answers
     what was asked, learns what it has taken, writes a checkpoint and exits.
 
+    One process does all of it, unless a role splits it. Both roles need WEIR_REDIS_URL, and no process of the role all
+    may run on the same keys there:
+
+    \b
+      learner   owns the data folder and the weights: learns, checkpoints, publishes the model. There is one.
+      api       takes batches and predicts with the published model. Any number, each without a data folder;
+                every prediction says how stale its model is.
+
     \b
     Examples:
       weir serve
+      WEIR_REDIS_URL=redis://127.0.0.1:6379/0 weir serve --role learner --port 8791
+      WEIR_REDIS_URL=redis://127.0.0.1:6379/0 weir serve --role api
       WEIR_GUARD_SAMPLE_RATE=0.005 weir serve --port 9000
       weir keys add ops --role admin && weir serve --host 0.0.0.0
     """
     from weir import config, logs, serving
 
-    given = {"host": host, "port": port, "data": data}
+    given = {"role": role, "host": host, "port": port, "data": data}
     settings = config.load(**{name: value for name, value in given.items() if value is not None})
     logs.configure(settings.log_level, settings.log_format)
     serving.serve(settings)

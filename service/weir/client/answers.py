@@ -71,12 +71,16 @@ class BatchReport:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the model of ``step`` says: ``classes`` (n,) int64, ``probabilities`` and ``logits`` (n, classes)."""
+    """What the model of ``step`` says: ``classes`` (n,) int64, ``probabilities`` and ``logits`` (n, classes).
+
+    ``staleness_seconds`` is the time since that model was last known to be the learner's newest.
+    """
 
     step: int
     classes: Tensor
     probabilities: Tensor
     logits: Tensor
+    staleness_seconds: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,7 @@ def read_prediction(response: httpx.Response) -> Prediction:
         torch.tensor(rows.classes, dtype=torch.int64),
         torch.tensor(rows.probabilities, dtype=torch.float32),
         torch.tensor(rows.logits, dtype=torch.float32),
+        rows.staleness_seconds,
     )
 
 
@@ -86,6 +87,7 @@ class _Rows:
     classes: list[int]
     probabilities: list[list[float]]
     logits: list[list[float]]
+    staleness_seconds: float = 0.0  # of a service that does not tell
 
 
 @cache  # building one costs far more than using it

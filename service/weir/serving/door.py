@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import logging
 import signal
 import socket
 from collections.abc import Iterator
@@ -14,8 +15,9 @@ from fastapi import FastAPI
 
 from weir.config import Settings
 from weir.errors import Conflict, InvalidSetting
-from weir.stores.base import Keys
+from weir.stores.base import Keys, Shared
 
+logger = logging.getLogger("weir.serving")
 GRACE_SECONDS = 10  # for requests under way, and again for what is left in the log
 
 
@@ -57,14 +59,23 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def address(listener: socket.socket) -> str:
-    """Where the listener is found, as a URL."""
-    host, port = listener.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+def port(listener: socket.socket) -> int:
+    """The port of a listener."""
+    number: int = listener.getsockname()[1]
+    return number
 
 
-def who_may_ask(keys: Keys) -> str:
-    """Who is let in, in words."""
+def introduce(stores: Shared, listener: socket.socket) -> None:
+    """Say what an acknowledgement is worth, where this process listens, and to whom."""
+    relaxed = "; ".join(stores.durability().relaxed_because)
+    level = logging.WARNING if relaxed else logging.INFO
+    logger.log(level, "durability: %s", f"RELAXED: {relaxed}" if relaxed else "full")
+    host = listener.getsockname()[0]
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port(listener)}"
+    logger.info("listening on %s (%s)", address, _who_may_ask(stores.keys))
+
+
+def _who_may_ask(keys: Keys) -> str:
     known = keys.all()
     if not known:
         return "no keys: this machine only, every role"

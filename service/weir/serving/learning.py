@@ -12,31 +12,25 @@ import torch
 from fastapi import FastAPI
 
 from weir import folder
-from weir.api.service import Limits
 from weir.config import Settings
 from weir.errors import NotReady
 from weir.metrics import Levels, Metrics
 from weir.redteam import Cocktail
 from weir.serving import door
+from weir.serving.application import application
 from weir.stores.base import Stores
 from weir.trainer import Retention, Trainer, TrainerConfig
 
 logger = logging.getLogger("weir.serving")
-
-
-@dataclass(frozen=True, slots=True)
-class Learning:
-    """A trainer over its stores, and the metrics that follow it; ``keyed`` is whether requests need a key."""
-
-    trainer: Trainer
-    stores: Stores
-    metrics: Metrics
-    keyed: bool
+_ROLES = {
+    "all": "all: takes batches, learns and predicts",
+    "learner": "learner: learns what replicas take, and publishes to them; answers who looks after it, and replays",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A running trainer, and the application over it."""
+    """A trainer over its stores, the application over both, and the metrics that follow them."""
 
     app: FastAPI
     trainer: Trainer
@@ -55,13 +49,14 @@ def serve(settings: Settings, running: Running) -> None:
     NotReady when there is no model or the trainer has failed. Call it on the main thread.
     """
     with door.listening(settings.host, settings.port) as listener, ExitStack() as to_the_end:
-        with running(settings) as served:
+        known = settings.model_copy(update={"port": door.port(listener)})  # 0 stood for any free one
+        with running(known) as served:
             to_the_end.enter_context(door.outlived_signals())
             if folder.is_example(settings.data):
                 logger.warning("THIS MODEL IS AN EXAMPLE, burned in on bundled data: not for anything that matters")
+            logger.info("role %s", _ROLES[settings.role])
             _introduce(served)
-            who = door.who_may_ask(served.stores.keys)
-            logger.info("listening on %s (%s)", door.address(listener), who)
+            door.introduce(served.stores, listener)
             door.answer(served.app, listener)
             logger.info("no more requests; learning what is left, then writing a checkpoint")
         status = served.trainer.status
@@ -71,7 +66,7 @@ def serve(settings: Settings, running: Running) -> None:
 
 
 @contextmanager
-def opened(settings: Settings) -> Iterator[Learning]:
+def opened(settings: Settings) -> Iterator[Served]:
     """The data folder and the log as this process's own, and a trainer that is not started yet."""
     with folder.owned(settings.data), folder.stores(settings) as stores, stores.owned():
         keyed = door.check_exposure(settings, stores.keys)
@@ -79,8 +74,11 @@ def opened(settings: Settings) -> Iterator[Learning]:
         torch.set_num_threads(settings.threads)
         metrics = Metrics(sample_rate=engine.guard.sample_rate)
         trainer = Trainer(stores, engine, _config(settings), poisoner=Cocktail(), listeners=[metrics.observe])
-        metrics.watch(lambda: _levels(trainer, stores))
-        yield Learning(trainer, stores, metrics, keyed)
+        metrics.watch(lambda: _levels(settings, trainer, stores))
+        app = application(
+            settings, stores=stores, learner=trainer, replays=trainer.replays, metrics=metrics, keyed=keyed
+        )
+        yield Served(app, trainer, stores, metrics)
 
 
 @contextmanager
@@ -91,16 +89,6 @@ def started(trainer: Trainer) -> Iterator[None]:
         yield
     finally:
         trainer.stop(drain_seconds=door.GRACE_SECONDS)
-
-
-def limits(settings: Settings) -> Limits:
-    """How much one request may carry, and producers may have held."""
-    return Limits(
-        max_body_bytes=settings.max_body_bytes,
-        max_samples=settings.max_samples,
-        quarantine_max_samples=settings.quarantine_max_samples,
-        quarantine_producer_max=settings.quarantine_producer_max,
-    )
 
 
 def _config(settings: Settings) -> TrainerConfig:
@@ -115,7 +103,7 @@ def _config(settings: Settings) -> TrainerConfig:
     )
 
 
-def _levels(trainer: Trainer, stores: Stores) -> Levels:
+def _levels(settings: Settings, trainer: Trainer, stores: Stores) -> Levels:
     backlog, quarantine, checkpoints = stores.log.backlog(), stores.quarantine.size(), stores.checkpoints.all()
     return Levels(
         status=trainer.status,
@@ -128,6 +116,7 @@ def _levels(trainer: Trainer, stores: Stores) -> Levels:
         durability_relaxed=bool(stores.durability().relaxed_because),
         producers={record.name for record in stores.keys.all()},
         now=time.time(),
+        staleness=trainer.staleness if settings.role == "all" else None,
         device_memory_bytes=_device_memory(trainer.status.device),
     )
 
@@ -145,7 +134,3 @@ def _introduce(served: Served) -> None:
         logger.info("guard armed, mode %s", status.mode)
     else:
         logger.warning("guard NOT armed, mode %s: %s", status.mode, status.unarmed_because)
-    relaxed = "; ".join(served.stores.durability().relaxed_because)
-    logger.log(
-        logging.WARNING if relaxed else logging.INFO, "durability: %s", f"RELAXED: {relaxed}" if relaxed else "full"
-    )

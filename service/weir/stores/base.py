@@ -2,8 +2,8 @@
 
 Every method is safe to call from any thread. A method that writes returns only when the write is durable, and raises
 StorageFailed when it is not known to be: asked again it changes nothing twice. What only the learner writes
-(the journal, ``consumed``, ``trim``, and what is put in quarantine or among the dead letters) raises Fenced once
-another learner has taken the log over.
+(the journal, ``consumed``, ``trim``, the publications, and what is put in quarantine or among the dead letters) raises
+Fenced once another learner has taken the log over.
 """
 
 from __future__ import annotations
@@ -438,12 +438,57 @@ class Durability:
 
 
 @dataclass(frozen=True, slots=True)
-class Stores:
-    """One of each, as the service uses them together.
+class PublishedModel:
+    """A model as the learner published it: ``digest`` is the SHA-256 of ``payload``, in hex, as the learner made it."""
 
-    ``candidates`` are the results of replays that are not published: never resumed from. ``durability()`` is what an
-    acknowledgement is worth now. ``owned()`` is a context in which this process is the only learner of the log; it
-    raises Conflict while another one is.
+    version: int
+    payload: bytes
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """The newest word of the learner, the ``mark`` that tells it from others, and its age in seconds.
+
+    Beside it the version of the newest model and the age of that; 0 before there is one.
+    """
+
+    word: bytes
+    mark: int
+    age: float
+    version: int = 0
+    version_age: float = 0.0
+
+
+class Publications(Protocol):
+    """What the learner lets other processes see: its newest model and its newest word, and nothing older.
+
+    Neither is durable: a store that loses them says so by the version that ``say`` returns, and is given them again.
+    Ages are by one clock, the store's.
+    """
+
+    def put(self, payload: bytes, digest: str) -> int:
+        """Publish a model; returns its version, which is greater than any before. Raises Fenced."""
+
+    def newest(self) -> PublishedModel | None:
+        """The newest model, not verified; None before the first."""
+
+    def say(self, word: bytes) -> int:
+        """Replace the learner's word; returns the version of the model that is there, 0: none. Raises Fenced."""
+
+    def heard(self) -> Heard | None:
+        """The learner's newest word; None before the first."""
+
+    def wait(self, mark: int, timeout: float) -> bool:
+        """Block until there is a word with another mark (True) or ``timeout`` seconds went by (False)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """What every process of the service works with.
+
+    ``durability()`` is what an acknowledgement is worth now. ``publications`` is None where one process has the
+    database to itself.
     """
 
     log: Log
@@ -452,7 +497,18 @@ class Stores:
     dead_letters: DeadLetters
     audit: Audit
     keys: Keys
+    durability: Callable[[], Durability]
+    publications: Publications | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stores(Shared):
+    """With what is the learner's alone.
+
+    ``candidates`` are the results of replays that are not published: never resumed from. ``owned()`` is a context in
+    which this process is the only learner of the log; it raises Conflict while another one is.
+    """
+
     checkpoints: Checkpoints
     candidates: Checkpoints
-    durability: Callable[[], Durability]
     owned: Callable[[], AbstractContextManager[None]]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from weir import codec
-from weir.stores.base import DeadLetter, Entry, EntryKind, Held, HeldFilter, Stores
+from weir.stores.base import DeadLetter, Entry, EntryKind, Held, HeldFilter, Shared
 
 ENTRIES = 8  # a page of the log carries its payloads, and one may be as large as a body
 LINES = 500
@@ -59,7 +59,7 @@ class Found:
         }
 
 
-def find(stores: Stores, target: Target, through: int) -> Found:
+def find(stores: Shared, target: Target, through: int) -> Found:
     """What the stores hold of it, as far as it came up to a log position."""
     found = Found()
     for entry in _entries(stores, through):
@@ -72,7 +72,7 @@ def find(stores: Stores, target: Target, through: int) -> Found:
     return found
 
 
-def erase(stores: Stores, target: Target, through: int) -> None:
+def erase(stores: Shared, target: Target, through: int) -> None:
     """Erase it; asked again, it finds nothing more."""
     found = find(stores, target, through)
     for batch, indices in found.samples.items():
@@ -81,7 +81,7 @@ def erase(stores: Stores, target: Target, through: int) -> None:
     stores.dead_letters.drop(found.letters)
 
 
-def _entries(stores: Stores, through: int) -> Iterator[Entry]:
+def _entries(stores: Shared, through: int) -> Iterator[Entry]:
     position = stores.log.floor()
     while entries := stores.log.read(position, ENTRIES):
         for entry in entries:
@@ -91,7 +91,7 @@ def _entries(stores: Stores, through: int) -> Iterator[Entry]:
         position = entries[-1].position
 
 
-def _held(stores: Stores, target: Target) -> Iterator[Held]:
+def _held(stores: Shared, target: Target) -> Iterator[Held]:
     where = HeldFilter(producer=target.producer, batch=target.batch or target.batch_of_sample)
     after: str | None = None
     while True:
@@ -101,7 +101,7 @@ def _held(stores: Stores, target: Target) -> Iterator[Held]:
             return
 
 
-def _letters(stores: Stores, target: Target) -> Iterator[str]:
+def _letters(stores: Shared, target: Target) -> Iterator[str]:
     after: str | None = None
     while True:
         page, after = stores.dead_letters.page(after, LINES)

@@ -11,7 +11,8 @@ from typing import Any
 
 from weir.core import Engine, EngineConfig, Reader
 from weir.core.vaccine import Poisoner
-from weir.stores.base import Stores
+from weir.stores.base import CheckpointInfo, Stores
+from weir.stores.bell import Bell
 from weir.trainer.course import Course, TrainerConfig
 from weir.trainer.patience import Patience
 from weir.trainer.replays import Replays
@@ -26,7 +27,8 @@ Listener = Callable[[StepReport], None]
 class Trainer:
     """Owns the engine; everything else sends entries through the log and reads frozen values.
 
-    ``publication`` and ``status`` may be read from any thread at any time; ``replays`` run beside it.
+    ``publication`` and ``status`` may be read from any thread at any time; ``news`` rings when one of them is new.
+    ``replays`` run beside it.
     """
 
     def __init__(
@@ -45,9 +47,12 @@ class Trainer:
         self._failure: str | None = None
         self._waits_for: str | None = None
         self._stopping = threading.Event()
+        self.news = Bell()
+        self._newest_at = time.monotonic()  # when the publication was the newest for certain, while nothing learns
         self._deadline = 0.0
         self._waiting_since: float | None = None  # when a step that is not full yet was first seen
         self._thread = threading.Thread(target=self._run, name="weir-trainer", daemon=True)
+        self._checkpoints = stores.checkpoints
         patient = Patience(self._stopping, self._say_what_it_waits_for).over(stores)
         self._course = Course(patient, engines(engine, poisoner), config, tell=self._tell, clock=clock)
         self._reader = Reader(self.engine.recipe, device=engine.device)
@@ -61,6 +66,15 @@ class Trainer:
     def engine(self) -> Engine:
         """The engine; the trainer's own once it runs."""
         return self._course.engine
+
+    @property
+    def staleness(self) -> float:
+        """Seconds since the publication was last known to be the newest: 0 while it learns."""
+        return 0.0 if self._thread.is_alive() else time.monotonic() - self._newest_at
+
+    def checkpoints(self) -> Sequence[CheckpointInfo]:
+        """The headers of the checkpoints, oldest first."""
+        return self._checkpoints.all()
 
     def start(self) -> None:
         """Start learning."""
@@ -88,7 +102,8 @@ class Trainer:
         finally:
             # Not measured anew: an engine that has just failed may fail again, and that must not hide its death.
             checkpoint = self._course.checkpoint_id
-            self.status = replace(self.status, alive=False, failure=self._failure, checkpoint=checkpoint)
+            self._newest_at = time.monotonic()
+            self._show(replace(self.status, alive=False, failure=self._failure, checkpoint=checkpoint))
 
     def _turn(self) -> None:
         """One step or command, or one bounded wait for more of the log."""
@@ -110,7 +125,7 @@ class Trainer:
             return False
         if self._course.step >= self.publication.step:  # less while a step that failed is approached again
             self.publication = self._published()
-            self.status = self._measured()
+            self._show(self._measured())
         return True
 
     def _tell(self, report: StepReport) -> None:
@@ -132,7 +147,11 @@ class Trainer:
     def _say_what_it_waits_for(self, what: str | None) -> None:
         self._waits_for = what
         if self._thread.is_alive():
-            self.status = replace(self.status, waits_for=what)
+            self._show(replace(self.status, waits_for=what))
+
+    def _show(self, status: LearnerStatus) -> None:
+        self.status = status
+        self.news.ring()
 
     def _published(self) -> Publication:
         copy = self._reader.copy(self.engine.weights())

@@ -14,6 +14,7 @@ class Prediction(View):
     """What the published model says, one row per sample."""
 
     step: int = Field(description="the step of the model that answered")
+    staleness_seconds: float = Field(description="since that model was last known to be the learner's newest")
     classes: list[int] = Field(description="the most probable class")
     probabilities: list[list[float]] = Field(description="per class, after softmax")
     logits: list[list[float]] = Field(description="per class, before softmax")

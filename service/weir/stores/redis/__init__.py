@@ -1,4 +1,4 @@
-"""The shared stores: log, journal, quarantine, dead letters, audit and keys in one Redis server (7.0 or newer).
+"""The shared stores: log, journal, quarantine, publications and all others in one Redis server (7.0 or newer).
 
 The keys, each after ``{prefix}:`` (the braces keep all of them in one slot of a cluster), and how long they live:
 
@@ -14,10 +14,12 @@ The keys, each after ``{prefix}:`` (the braces keep all of them in one slot of a
 - ``held``, ``held:…``, ``dead``, ``dead:…``: until a reviewer, a retention or an erasure drops the sample;
   ``held:number`` and ``dead:number`` for good, as cursors of pages count on.
 - ``audit``, ``keys``, ``keys:…``: for good, as they say who did what and who may.
+- ``published``: until the server is restarted; it is in no append-only file, and the learner makes it anew.
 - ``once:…``: a minute, in which a call whose answer was lost is tried again.
 
-Beside them the channels ``log:bell`` and ``journal:bell`` wake who waits. A user of the server needs these keys and
-channels, and the commands of the scripts; with CONFIG GET too, the store can tell what an acknowledgement is worth.
+Beside them the channels ``log:bell``, ``journal:bell`` and ``published:bell`` wake who waits. A user of the server
+needs these keys and channels, and the commands of the scripts; with CONFIG GET too, the store can tell what an
+acknowledgement is worth.
 """
 
 from __future__ import annotations
@@ -38,13 +40,15 @@ from weir.stores.redis.keys import RedisKeys
 from weir.stores.redis.lease import Lease
 from weir.stores.redis.listener import Listener
 from weir.stores.redis.log import RedisLog
+from weir.stores.redis.publications import RedisPublications
 from weir.stores.redis.quarantine import RedisQuarantine
 
 
 class Redis:
     """Opens the stores under ``prefix`` on the server at ``url``; close it, or use it in a ``with``.
 
-    Every write is one script, done on the server when its method returns, and as durable as ``durability`` says.
+    Every write is one script, done on the server when its method returns, and as durable as ``durability`` says; only
+    publications never are.
     ``clock`` gives Unix seconds; ``key_retention`` (how long idempotency keys are kept), ``retry_after`` (what a full
     log answers), ``timeout`` (of one try of one call) and ``lease_seconds`` are seconds. Every method may raise
     StorageFailed, and works again once the server does. Raises InvalidSetting for a URL that is none.
@@ -90,6 +94,7 @@ class Redis:
         self.quarantine = RedisQuarantine(self._server, self._lease)
         self.dead_letters = RedisDeadLetters(self._server, self._lease)
         self.audit = RedisAudit(self._server)
+        self.publications = RedisPublications(self._server, self._lease, self._listener)
         self.keys = RedisKeys(self._server)
 
     @property
