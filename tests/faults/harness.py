@@ -190,7 +190,7 @@ class Trial:
         """What became of it; without ``numbered`` a checkpoint is known by its step, not by its number."""
         with self.backend.stores() as stores:
             ended = Run.read(stores, numbered=numbered)
-        straight = self._straight(numbered)
+        straight = run_straight(self.backend, self._log, self._environment, numbered=numbered)
         acknowledged = self.traffic.acknowledged
         return Outcome(
             lives=len(self._starts),
@@ -204,20 +204,6 @@ class Trial:
             recovery=list(self._recoveries(sorted(each.at for each in acknowledged))),
             log=self.service.tail[-2_000:],
         )
-
-    def _straight(self, numbered: bool) -> Run:
-        """The same log, learned by a service that nothing happens to."""
-        place = self._log.with_name(f"{self._log.name}-straight")
-        with self.backend.copy(place / "data") as copy:
-            with copy.stores() as stores:
-                tail = stores.log.tail()
-            with Service({**self._environment, **copy.environment}, place / "log") as service:
-                service.start()
-                service.wait_until_it_listens()
-                service.wait(lambda: _position(service) >= tail, "learn the log")
-                service.stop()
-            with copy.stores() as stores:
-                return Run.read(stores, numbered=numbered)
 
     def _recoveries(self, acknowledged: Sequence[float]) -> Iterator[float]:
         """Seconds from a start to the first acknowledgement; none for the first start, a fork, or a life too short."""
@@ -234,6 +220,21 @@ class Trial:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.traffic.close()
         self.service.close()
+
+
+def run_straight(backend: Backend, log: Path, environment: Mapping[str, str], *, numbered: bool = True) -> Run:
+    """The log of a backend, learned by a service that nothing happens to; it writes beside the file ``log``."""
+    place = log.with_name(f"{log.name}-straight")
+    with backend.copy(place / "data") as copy:
+        with copy.stores() as stores:
+            tail = stores.log.tail()
+        with Service({**environment, **copy.environment}, place / "log") as service:
+            service.start()
+            service.wait_until_it_listens()
+            service.wait(lambda: _position(service) >= tail, "learn the log")
+            service.stop()
+        with copy.stores() as stores:
+            return Run.read(stores, numbered=numbered)
 
 
 def run(

@@ -34,7 +34,7 @@ class Learner(Protocol):
         """Seconds since the publication was last known to be the learner's newest; None before the first one."""
 
     def checkpoints(self) -> Sequence[CheckpointInfo]:
-        """The headers of its checkpoints, oldest first."""
+        """The headers of its checkpoints, oldest first; raises NotReady while they are not known."""
 
 
 class Replays(Protocol):

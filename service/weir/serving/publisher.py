@@ -5,19 +5,32 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from weir.errors import Fenced, StorageFailed
 from weir.serving import word
 from weir.serving.word import Word
 from weir.stores.base import CheckpointInfo, Publications
-from weir.trainer import Trainer
+from weir.stores.bell import Bell
 from weir.types import LearnerStatus, Publication
 
 logger = logging.getLogger("weir.serving.publisher")
 HEARTBEAT_SECONDS = 1.0  # longest silence
 BREATH_SECONDS = 0.02  # shortest time between two words
+
+
+class Source(Protocol):
+    """What of a trainer is published: both values are swapped whole, and ``news`` rings when one of them is new."""
+
+    @property
+    def publication(self) -> Publication: ...
+    @property
+    def status(self) -> LearnerStatus: ...
+    @property
+    def news(self) -> Bell: ...
+    def checkpoints(self) -> Sequence[CheckpointInfo]: ...
 
 
 class Publisher:
@@ -27,7 +40,7 @@ class Publisher:
     over, and the newest is published in any case, at the latest on leaving. ``address`` is where the learner is found.
     """
 
-    def __init__(self, trainer: Trainer, publications: Publications, *, every: float, address: str) -> None:
+    def __init__(self, trainer: Source, publications: Publications, *, every: float, address: str) -> None:
         self._trainer = trainer
         self._publications = publications
         self._every = every

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from weir.core import Reader
-from weir.errors import StorageFailed, WeirError
+from weir.errors import NotReady, StorageFailed, WeirError
 from weir.serving import word
 from weir.serving.word import Model, Word
 from weir.stores.base import CheckpointInfo, Heard, Publications
@@ -97,8 +97,10 @@ class Subscriber:
         return self._known.word.address if self._known else None
 
     def checkpoints(self) -> Sequence[CheckpointInfo]:
-        """See ``Learner.checkpoints``."""
-        return self._known.word.checkpoints if self._known else ()
+        """See ``Learner.checkpoints``; raises NotReady before the learner's first word."""
+        if self._known is None:
+            raise NotReady("nothing was heard of the learner yet; try again when /health/ready answers 200")
+        return self._known.word.checkpoints
 
     def __enter__(self) -> Self:
         self._thread.start()
