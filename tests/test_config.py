@@ -130,6 +130,13 @@ def test_a_password_has_one_place() -> None:
     assert config.load(redis_password_file="p", redis_url="redis://weir@somewhere").redis_password_file == Path("p")
 
 
+@pytest.mark.parametrize("role", ["api", "learner"])
+def test_who_shares_the_work_needs_a_redis_to_share(role: str) -> None:
+    assert f"since WEIR_ROLE is {role}" in problems(role=role)["WEIR_REDIS_URL"]
+    assert config.load(role=role, redis_url="redis://somewhere").role == role
+    assert problems(role="replica")["WEIR_ROLE"] == "WEIR_ROLE: expected one of all, api, learner, got 'replica'"
+
+
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         config.load().port = 1

@@ -6,7 +6,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from weir.metrics import MAX_PRODUCERS, Levels, Metrics, Outcome
+from weir.metrics import MAX_PRODUCERS, DoorMetrics, Levels, Metrics, ModelLevels, Outcome
 from weir.types import (
     GateReport,
     GuardMode,
@@ -76,6 +76,7 @@ LEVELS = Levels(
     durability_relaxed=True,
     producers=("a", "b"),
     now=1000.0,
+    staleness=0.5,
 )
 
 
@@ -84,7 +85,7 @@ def metrics() -> Metrics:
     return Metrics(CollectorRegistry(), sample_rate=0.01)
 
 
-def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+def value(metrics: DoorMetrics, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(name, labels)
 
 
@@ -267,6 +268,17 @@ def test_the_number_of_producer_labels_is_bounded(metrics: Metrics) -> None:
     metrics.watch(lambda: reporting(*(producer(name, 1, 0) for name in names), names=names))
     body, _ = metrics.render()
     assert body.count(b"weir_producer_held_ratio{") == MAX_PRODUCERS + 1
+
+
+def test_the_model_that_answers_tells_its_step_and_its_staleness(metrics: Metrics) -> None:
+    metrics.watch(lambda: LEVELS)
+    assert value(metrics, "weir_model_staleness_seconds") == 0.5
+    replica, levels = DoorMetrics(), ModelLevels(None, None)
+    replica.watch_model(lambda: levels)
+    assert value(replica, "weir_model_step") is None
+    levels = ModelLevels(7, 1.5)
+    assert (value(replica, "weir_model_step"), value(replica, "weir_model_staleness_seconds")) == (7, 1.5)
+    assert value(replica, "weir_steps_total") is None
 
 
 def test_deliveries_are_counted_by_outcome_from_zero_on(metrics: Metrics) -> None:

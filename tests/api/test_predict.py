@@ -21,6 +21,7 @@ def test_a_prediction_is_what_the_published_model_says(service_app: House) -> No
     said = answer.json()
     logits = publication.predict(x)
     assert said["step"] == int(answer.headers["X-Weir-Model-Step"]) == publication.step
+    assert said["staleness_seconds"] == float(answer.headers["X-Weir-Staleness-Seconds"]) == 0.0
     assert torch.tensor(said["logits"]).equal(logits)
     assert torch.tensor(said["probabilities"]).allclose(logits.softmax(1))
     assert said["classes"] == y.tolist()
@@ -48,10 +49,13 @@ def test_predictions_do_not_wait_for_a_learner_that_is_busy(service_app: House) 
     assert answer.status_code == 200
 
 
-def test_predictions_go_on_when_the_trainer_has_stopped(open_house: Open, tmp_path: Path) -> None:
+def test_predictions_go_on_and_age_when_the_trainer_has_stopped(open_house: Open, tmp_path: Path) -> None:
     with open_house(tmp_path, started=False) as house:
-        answer = house.caller("reader").post("/v1/predict", json={"x": samples(1, seed=3)[0].tolist()})
-    assert answer.status_code == 200
+        reader, body = house.caller("reader"), {"x": samples(1, seed=3)[0].tolist()}
+        answers = [reader.post("/v1/predict", json=body) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    first, second = (answer.json()["staleness_seconds"] for answer in answers)
+    assert second >= first > 0
 
 
 @pytest.mark.parametrize(

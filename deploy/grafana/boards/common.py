@@ -188,7 +188,7 @@ def board(
     made.tooltip(models.DashboardCursorSync.CROSSHAIR).time("now-1h", "now").refresh("30s").timezone("browser")
     made.with_variable(builders.DatasourceVariable("datasource").label("Data source").type("prometheus"))
     if events:
-        made.with_variable(_choice("instance", "Instance", "label_values(weir_learner_up, instance)"))
+        made.with_variable(_choice("instance", "Instance", 'label_values(up{job="weir"}, instance)'))
         for event in EVENTS:
             made.annotation(event)
     if producers:

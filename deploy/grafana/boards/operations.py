@@ -43,7 +43,7 @@ def make() -> Dashboard:
         "weir-operations",
         "Does the service keep up, would it survive a crash, and what does it cost?",
         ("Now", _now()),
-        ("Traffic", [_deliveries(), _inbox(), _ages(), _quarantine()]),
+        ("Traffic", [_deliveries(), _inbox(), _ages(), _quarantine(), _staleness()]),
         ("Work", [_stages(), _slowest(), _busy(), _steps()]),
         ("Process", [_memory(), _cpu(), _files(), _device()]),
     )
@@ -122,6 +122,16 @@ def _ages() -> Panel:
 def _quarantine() -> Panel:
     said = Text("Quarantine", "Held samples that nobody has decided on.", "No service.")
     return lines(said, Query(f"weir_quarantine_samples{{{HERE}}}", "held"), unit=COUNT, colours={"held": ORANGE})
+
+
+def _staleness() -> Panel:
+    said = Text(
+        "How stale predictions are",
+        "Time since the model that answers was last known to be the learner's newest: 0 in one process, about a second "
+        "of a replica. Growing: the learner is gone, or its models are refused.",
+        "No process that predicts.",
+    )
+    return lines(said, Query(f"weir_model_staleness_seconds{{{HERE}}}", "{{instance}}"), unit=SECONDS)
 
 
 def _stages() -> Panel:

@@ -24,12 +24,12 @@ def running(settings: Settings) -> Iterator[Served]:
     with learning.opened(settings) as own:
         publications = own.stores.publications
         assert publications is not None  # the settings see to it that there is a Redis
-        every, address = settings.publish_seconds, _address(settings)
+        every, address = settings.publish_seconds, found_at(settings)
         with Publisher(own.trainer, publications, every=every, address=address), learning.started(own.trainer):
             yield own
 
 
-def _address(settings: Settings) -> str:
+def found_at(settings: Settings) -> str:
     """Where others find this process: by the machine's name when it listens on every address."""
     host = settings.host
     try:

@@ -78,7 +78,7 @@ class Trainer:
 
     def start(self) -> None:
         """Start learning."""
-        self.status = replace(self.status, alive=True)  # before the thread: from then on the engine is its own
+        self._show(replace(self.status, alive=True))  # before the thread: from then on the engine is its own
         self._thread.start()
 
     def stop(self, *, drain_seconds: float = 10.0) -> None:
