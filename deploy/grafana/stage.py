@@ -89,8 +89,7 @@ def scraping(services: Sequence[Service], folder: Path) -> Iterator[Prometheus]:
 
 def _settings(services: Sequence[Service], folder: Path) -> dict[str, Any]:
     given = yaml.safe_load((CONFIGURATION / "prometheus.yml").read_text())
-    (weir,) = (job for job in given["scrape_configs"] if job["job_name"] == "weir")
-    jobs = [_job(weir, service, folder) for service in services]
+    jobs = [_job(service, folder) for service in services]
     often = {"scrape_interval": f"{SCRAPE_SECONDS}s", "evaluation_interval": "1s", "scrape_timeout": "1s"}
     return {
         "global": {**given["global"], **often},
@@ -99,13 +98,12 @@ def _settings(services: Sequence[Service], folder: Path) -> dict[str, Any]:
     }
 
 
-def _job(weir: Mapping[str, Any], service: Service, folder: Path) -> dict[str, Any]:
+def _job(service: Service, folder: Path) -> dict[str, Any]:
     """The job for one service: each has a key of its own."""
     key = folder / f"{service.name}-metrics-key"
     key.write_text(service.scraper.headers["Authorization"].removeprefix("Bearer "))
     target = {"targets": [service.url.removeprefix("http://")], "labels": {"instance": service.name, "job": "weir"}}
     return {
-        **weir,
         "job_name": service.name,
         "authorization": {"credentials_file": str(key)},
         "static_configs": [target],
