@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from tests.serving.conftest import INFO, Scripted, X, published, until
@@ -30,8 +31,9 @@ def publish(publications: Publications, step: int, *, current: bool = True) -> N
     say(publications, current=current)
 
 
-def say(publications: Publications, *, current: bool = True) -> None:
-    publications.say(word.written(Word(Scripted().status, (INFO,), "http://learner:8790", current)))
+def say(publications: Publications, *, current: bool = True, position: int = 0) -> None:
+    status = replace(Scripted().status, position=position)
+    publications.say(word.written(Word(status, (INFO,), "http://learner:8790", current)))
 
 
 def steps(subscriber: Subscriber) -> int | None:
@@ -78,9 +80,10 @@ def test_a_damaged_model_is_refused_and_the_one_before_stays(
         say(publications)
         until(lambda: "a published model is refused" in caplog.text, "it is refused aloud")
         assert steps(subscriber) == 1
-    before = stale(subscriber)
-    say(publications)  # that the learner stands by a model that is refused makes this one no newer
-    until(lambda: stale(subscriber) > before, "it ages")
+    until(lambda: stale(subscriber) > 0.2, "it ages")
+    say(publications, position=77)  # that the learner stands by a model that is refused makes this one no newer
+    until(lambda: subscriber.status.position == 77, "the word is heard")
+    assert stale(subscriber) > 0.2
     publish(publications, 3)
     until(lambda: steps(subscriber) == 3, "the next sound model")
 
@@ -91,8 +94,9 @@ def test_a_model_is_as_stale_as_the_time_since_it_was_the_newest(
     publish(publications, 1, current=False)
     until(lambda: steps(subscriber) == 1, "the model")
     until(lambda: stale(subscriber) > 0.2, "the learner has a newer one: it ages")
-    say(publications, current=False)
-    until(lambda: stale(subscriber) > 0.4, "it ages on")
+    say(publications, current=False, position=77)
+    until(lambda: subscriber.status.position == 77, "the word that it is still so")
+    assert stale(subscriber) > 0.2
     say(publications)
     until(lambda: stale(subscriber) < 0.2, "it is the newest again")
 
