@@ -70,6 +70,7 @@ def test_it_is_ready_once_it_has_a_model_and_stays_so_without_the_learner(asked:
 def test_a_prediction_says_how_stale_its_model_is(asked: Asked) -> None:
     with asked.publisher:
         until(lambda: ready(asked).status_code == 200, "ready")
+    until(lambda: not ready(asked).json()["learner_alive"], "its last word is heard, and long ago")
     answers = [asked.http.post("/v1/predict", json={"x": X.tolist()}) for _ in range(2)]
     for answer in answers:
         said = answer.json()["staleness_seconds"]
