@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from tests.redis_server import RedisServer, running
+from tests.redis_server import DURABLE, RedisServer, running
 from tests.serving.conftest import INFO, Scripted, heard, published, stored, until
 
 from weir.serving.publisher import Publisher
@@ -101,3 +101,17 @@ def test_a_learner_that_lost_its_log_publishes_nothing_more(
             learner.learn(2)
             until(lambda: "another learner owns the log" in caplog.text, "it finds itself fenced")
             assert stored(heir.publications) == 1
+
+
+def test_a_store_without_room_for_a_model_still_takes_the_word() -> None:
+    with running({**DURABLE, "maxmemory": "100mb"}) as server, Redis(server.url) as stores, stores.owned():
+        learner = Scripted()
+        with Publisher(learner, stores.publications, every=0, address=ADDRESS):
+            until(lambda: said(stores.publications, step=1, current=True), "the first model")
+            with server.client() as client:
+                client.config_set("maxmemory", "1mb")
+                learner.learn(2)
+                until(lambda: said(stores.publications, step=2, current=False), "the word")
+                assert stored(stores.publications) == 1
+                client.config_set("maxmemory", "100mb")
+            until(lambda: said(stores.publications, step=2, current=True), "the model")

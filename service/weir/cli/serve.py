@@ -21,19 +21,20 @@ def serve(
     Needs a model: see weir burnin. All other settings come from WEIR_ variables or weir.toml. On a signal it answers
     what was asked, learns what it has taken, writes a checkpoint and exits.
 
-    One process does all of it, unless a role splits it. Both roles need WEIR_REDIS_URL, and no process of the role all
-    may run on the same keys there:
+    One process does all of it, unless roles split it over the Redis of WEIR_REDIS_URL:
 
     \b
-      learner   owns the data folder and the weights: learns, checkpoints, publishes the model. There is one.
-      api       takes batches and predicts with the published model. Any number, each without a data folder;
-                every prediction says how stale its model is.
+      all      everything (the default); never beside the other two
+      learner  owns the data folder, learns, publishes the model; one of it
+      api      takes batches, predicts with the published model and says how
+               stale that is; any number, each without a data folder
 
     \b
     Examples:
       weir serve
-      WEIR_REDIS_URL=redis://127.0.0.1:6379/0 weir serve --role learner --port 8791
-      WEIR_REDIS_URL=redis://127.0.0.1:6379/0 weir serve --role api
+      export WEIR_REDIS_URL=redis://127.0.0.1:6379/0
+      weir serve --role learner --port 8791
+      weir serve --role api
       WEIR_GUARD_SAMPLE_RATE=0.005 weir serve --port 9000
       weir keys add ops --role admin && weir serve --host 0.0.0.0
     """

@@ -74,6 +74,8 @@ class Publisher:
             self._attempt(due=True)
         except Fenced as error:
             logger.error("nothing is published any more: %s", error)
+        except Exception:
+            logger.exception("nothing is published any more, though the learner goes on: restart it")
 
     def _attempt(self, *, due: bool) -> None:
         """One model, if one is ``due`` and new, and one word; a store that fails is told of once, and asked again."""
@@ -91,9 +93,13 @@ class Publisher:
     def _tell(self, *, due: bool) -> None:
         status = self._trainer.status
         publication = self._trainer.publication  # after the status: what that tells of is in it
-        if due and publication is not self._published:
-            self._put(publication)
-        current = publication is self._published
+        try:
+            if due and publication is not self._published:
+                self._put(publication)
+        finally:  # a store that is too full for a model has room for a word
+            self._say(status, current=publication is self._published)
+
+    def _say(self, status: LearnerStatus, *, current: bool) -> None:
         version = self._publications.say(word.written(Word(status, self._listing(status), self._address, current)))
         self._said = status
         if version != self._version:

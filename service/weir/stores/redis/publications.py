@@ -8,8 +8,6 @@ over such a loss.
 
 from __future__ import annotations
 
-from typing import Any
-
 from weir.stores.base import Heard, PublishedModel
 from weir.stores.redis.connection import Script, Server
 from weir.stores.redis.lease import CHECK_FENCE, Lease
@@ -42,6 +40,15 @@ return redis.call('HGET', published, 'version') or '0'
     flags="allow-oom",
 )
 
+# A script, since a full server takes no transaction.
+_HEARD = Script(
+    """
+local clock, told = redis.call('TIME'), redis.call('HMGET', KEYS[1], 'word', 'mark', 'version')
+return {told[1], told[2], told[3], clock[1], clock[2]}
+""",
+    flags="no-writes",
+)
+
 
 class RedisPublications:
     """The newest model and the newest word of the learner of one log."""
@@ -69,10 +76,10 @@ class RedisPublications:
 
     def heard(self) -> Heard | None:
         """See ``Publications.heard``."""
-        (word, mark, version), clock = self._server.together(("HMGET", self._key, "word", "mark", "version"), ("TIME",))
+        word, mark, version, *clock = self._server.run(_HEARD, [self._key])
         if word is None:
             return None
-        now = _seconds(clock)
+        now = int(clock[0]) + int(clock[1]) * _MICRO
         age = max(0.0, now - int(mark) * _MICRO)
         if version is None:
             return Heard(word, int(mark), age)
@@ -86,9 +93,3 @@ class RedisPublications:
     @property
     def _keys(self) -> list[str]:
         return [self._lease.fence_key, self._key]
-
-
-def _seconds(clock: Any) -> float:
-    """The answer of TIME, which redis-py may have parsed already."""
-    seconds, micro = clock
-    return int(seconds) + int(micro) * _MICRO
