@@ -232,7 +232,8 @@ class Engine:
         self._learner.load_state(state.part("learner"))
         self._snapshots.load_state(state.part("snapshots"), self.network.device)
         self._guard.load_state(state.part("guard"))
-        self._probe_accuracy, self._probe_age = state.values["probe_accuracy"], state.values["probe_age"]
+        # Not there in the states of earlier versions: measured anew then.
+        self._probe_accuracy, self._probe_age = state.values.get("probe_accuracy"), state.values.get("probe_age", 0)
         self._transaction.load_state(state.part("transaction"))
         self._progressive.load_state(state.part("progressive"))
         self._breaker.load_state(state.part("breaker"))

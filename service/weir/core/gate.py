@@ -103,7 +103,7 @@ class Gate:
         """Replace what is known."""
         held = {name: losses.to(device) for name, losses in state.tensors.items()}
         self._best, self._known = held.get("best"), held.get("known")
-        self._next = state.values["next"]
+        self._next = state.values.get("next", 0)  # earlier versions had no glances
 
 
 def paired_statistic(harm: Tensor, tolerance: float) -> float:

@@ -147,7 +147,6 @@ class Guard:
         values = {
             "override": self._override,
             "vaccine_age": self._vaccine_age,
-            "calibrated": self._calibration is not None,
             "signals": self._judged_names,
             "attacks": self._attacks,
         }
@@ -176,8 +175,9 @@ class Guard:
         if "vaccine" in state.values and same:
             self._vaccine = Vaccine.from_state(state.part("vaccine"), torch.device("cpu"))
         snapshot = self._snapshots.reference()
-        if state.values["calibrated"] and same and snapshot is not None:
-            self._measurement.load_state(state.part("measured"))
+        measured = state.part("measured")  # nothing in the states of earlier versions, which calibrate anew
+        if measured.tensors and same and snapshot is not None:
+            self._measurement.load_state(measured)
             self._use(self._measurement.trusted(snapshot))
 
     @property

@@ -6,6 +6,7 @@ from collections import deque
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from weir.core.config import SnapshotConfig
 from weir.core.network import Weights
@@ -32,11 +33,11 @@ class Snapshots:
 
     def record(self, updates: int, weights: Weights) -> None:
         """Keep a copy of the model as it is after ``updates`` updates."""
-        self._ring.append(Snapshot(updates, weights))
+        self._ring.append(Snapshot(updates, _laid_out(weights)))
 
     def trust(self, updates: int, weights: Weights) -> None:
         """Make a model the anchor."""
-        self.anchor = Snapshot(updates, weights)
+        self.anchor = Snapshot(updates, _laid_out(weights))
 
     def forget_after(self, updates: int) -> None:
         """Drop what the ring holds of a future that has been undone."""
@@ -70,9 +71,20 @@ class Snapshots:
         self._ring.clear()
         self.anchor = None
         for slot, updates in state.values.items():
-            tensors = {name: tensor.to(device) for name, tensor in state.part(slot).tensors.items()}
-            snapshot = Snapshot(updates, tensors)
+            snapshot = Snapshot(updates, _laid_out(state.part(slot).tensors, device))
             if slot == "anchor":
                 self.anchor = snapshot
             else:
                 self._ring.append(snapshot)
+
+
+def _laid_out(weights: Weights, device: torch.device | None = None) -> dict[str, Tensor]:
+    """The weights with channels last, in which convolutions go forward faster by a sixth.
+
+    Not so the model that learns: torch 2.13 corrupted memory in second derivatives of convolutions in that layout.
+    """
+    layouts = {4: torch.channels_last}
+    return {
+        name: tensor.to(device or tensor.device, memory_format=layouts.get(tensor.ndim, torch.preserve_format))
+        for name, tensor in weights.items()
+    }
