@@ -40,3 +40,10 @@ def test_a_password_file_that_holds_none_is_named(tmp_path: Path, content: bytes
     made = config.load(data=tmp_path, redis_url="redis://127.0.0.1:1", redis_password_file=file)
     with pytest.raises(InvalidSetting, match="WEIR_REDIS_PASSWORD_FILE"), folder.stores(made):
         pass
+
+
+@pytest.mark.parametrize(("durability", "word"), [("full", ""), ("relaxed", "WEIR_SQLITE_DURABILITY")])
+def test_sqlite_is_as_durable_as_it_is_told_to_be(tmp_path: Path, durability: str, word: str) -> None:
+    with folder.stores(config.load(data=tmp_path, sqlite_durability=durability)) as stores:
+        assert word in "".join(stores.durability().relaxed_because)
+        assert bool(stores.durability().relaxed_because) is bool(word)

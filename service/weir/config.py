@@ -124,6 +124,11 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="learner: shortest time between two models that it publishes to the replicas",
     )
+    sqlite_durability: Literal["full", "relaxed"] = Field(
+        "full",
+        description="without Redis: full, a 202 survives a crash of the machine; "
+        "relaxed, one of the process only, and every 202 says so",
+    )
     log_max_batches: int = Field(10_000, ge=1, description="batches that may wait for the learner; then 503")
     log_max_bytes: int = Field(2**30, ge=1024, description="bytes that may wait for the learner; then 503")
     log_keep_bytes: int = Field(

@@ -86,7 +86,8 @@ def _parts(database: Sqlite | Redis) -> dict[str, Any]:
 
 def _database(settings: Settings, folder: Path) -> Sqlite | Redis:
     if settings.redis_url is None:
-        return Sqlite(folder / DATABASE, **_bounds(settings))
+        relaxed = settings.sqlite_durability == "relaxed"
+        return Sqlite(folder / DATABASE, relaxed=relaxed, **_bounds(settings))
     return _redis(settings)
 
 

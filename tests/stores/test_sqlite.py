@@ -159,6 +159,29 @@ def test_a_durable_write_is_synced_and_a_hint_is_not(database: Database) -> None
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
+def test_a_relaxed_file_syncs_erasures_only_and_says_so(tmp_path: Path) -> None:
+    def synchronous(connection: sqlite3.Connection) -> int:
+        return int(connection.execute("PRAGMA synchronous").fetchone()[0])
+
+    full, normal = 2, 1
+    with Sqlite(tmp_path / "relaxed.db", relaxed=True) as stores:
+        database = stores._database
+        assert (database.write(synchronous), database.erase(synchronous)) == (normal, full)
+        (why,) = stores.durability.relaxed_because
+    assert "WEIR_SQLITE_DURABILITY" in why
+
+
+def test_a_position_that_a_relaxed_file_lost_is_not_given_again(tmp_path: Path) -> None:
+    with Sqlite(tmp_path / "relaxed.db", relaxed=True) as stores:
+        stores.log.append(EntryKind.BATCH, "alice", b"kept")
+        stores.log.consumed(5)  # a checkpoint knows of entries that are gone
+        assert stores.log.tail() == 5
+        entry, _ = stores.log.append(EntryKind.BATCH, "alice", b"new")
+        assert entry.position == 6
+        assert stores.log.read(5, 10) == [entry]
+        assert stores.log.backlog().batches == 1
+
+
 def test_readers_cannot_write(database: Database) -> None:
     with pytest.raises(StorageFailed, match="readonly"), database.read() as connection:
         insert(1)(connection)

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from weir.bench import grid, runs
+from weir.bench import grid, runs, service
 from weir.bench.guards import GUARDS
 from weir.bench.harness import Cell, Harness
 from weir.bench.overhead import Plan, measure, table
@@ -25,6 +25,9 @@ from weir.bench.terms import PRESETS, Terms, changed
 from weir.errors import InvalidSetting, WeirError
 
 app = typer.Typer(help="Measurements, as ratios against a stated baseline in the same run.", no_args_is_help=True)
+app.command()(service.ingest)
+app.command()(service.predict)
+app.command()(service.startup)
 
 
 @app.callback()

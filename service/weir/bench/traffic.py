@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -68,9 +69,10 @@ def hardware(device: str) -> dict[str, str]:
     return {"device": f"{model or platform.processor() or platform.machine()} CPU"}
 
 
-def versions() -> dict[str, str]:
-    """Of what was measured, and of what it ran on."""
-    return {"weir": __version__, "torch": torch.__version__, "python": platform.python_version()}
+def versions(*packages: str) -> dict[str, str]:
+    """Of what was measured, and of what it ran on: torch, Python and further packages."""
+    others = {name: importlib.metadata.version(name) for name in packages}
+    return {"weir": __version__, "torch": torch.__version__, "python": platform.python_version(), **others}
 
 
 def result(benchmark: str, plan: dict[str, Any], rows: list[dict[str, Any]], device: str) -> dict[str, Any]:

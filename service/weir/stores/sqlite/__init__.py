@@ -19,13 +19,16 @@ from weir.stores.sqlite.keys import SqliteKeys
 from weir.stores.sqlite.log import Bounds, SqliteLog
 from weir.stores.sqlite.quarantine import SqliteQuarantine
 
+_RELAXED = "WEIR_SQLITE_DURABILITY is relaxed: a crash of the machine loses what it had not written yet"
+
 
 class Sqlite:
     """Opens or creates the file at ``path`` (its folder must exist); close it, or use it in a ``with``.
 
     Every write is in the file and synced when its method returns; threads that write at the same time share one
     transaction. A producer may have ``producer_max_batches`` and ``producer_max_bytes`` waiting (default: as many as
-    there may be in all). ``clock`` gives Unix seconds; ``key_retention`` (how long idempotency keys are kept),
+    there may be in all). ``relaxed`` answers once a write has left the process, and
+    says so. ``clock`` gives Unix seconds; ``key_retention`` (how long idempotency keys are kept),
     ``retry_after`` (what a full log answers) and ``busy_timeout`` (how long to wait for another process) are seconds.
     Every method may raise StorageFailed: disk full, file locked by another process, closed.
     """
@@ -41,13 +44,14 @@ class Sqlite:
         key_retention: float = 48 * 3600.0,
         retry_after: float = 1.0,
         busy_timeout: float = 5.0,
+        relaxed: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         schema = [
             *(*log.SCHEMA, *journal.SCHEMA, *quarantine.SCHEMA),
             *(*dead_letters.SCHEMA, *audit.SCHEMA, *keys.SCHEMA),
         ]
-        self._database = Database(path, schema, busy_timeout=busy_timeout)
+        self._database = Database(path, schema, busy_timeout=busy_timeout, relaxed=relaxed)
         self.log = SqliteLog(
             self._database,
             Bounds(max_batches, max_bytes, producer_max_batches or max_batches, producer_max_bytes or max_bytes),
@@ -60,7 +64,7 @@ class Sqlite:
         self.dead_letters = SqliteDeadLetters(self._database)
         self.audit = SqliteAudit(self._database)
         self.keys = SqliteKeys(self._database)
-        self.durability = Durability()
+        self.durability = Durability((_RELAXED,) if relaxed else ())
 
     def owned(self) -> AbstractContextManager[None]:
         """See ``Stores.owned``; the lock on the data folder, which the file lies in, keeps other learners out."""

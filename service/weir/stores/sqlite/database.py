@@ -57,11 +57,13 @@ class _Ticket(Generic[T]):
 class Database:
     """Opens or creates the file at ``path`` with the tables of ``schema``; ``busy_timeout`` is in seconds.
 
-    Raises StorageFailed when the file cannot be opened, or was written with another schema.
+    ``relaxed`` leaves every sync but an erasure's to the operating system. Raises StorageFailed when the file cannot
+    be opened, or was written with another schema.
     """
 
-    def __init__(self, path: Path, schema: Sequence[str], *, busy_timeout: float) -> None:
+    def __init__(self, path: Path, schema: Sequence[str], *, busy_timeout: float, relaxed: bool = False) -> None:
         self._path = path
+        self._relaxed = relaxed
         self._busy_timeout = busy_timeout
         self._turn = threading.Condition()
         self._queue: list[_Ticket[Any]] = []
@@ -151,7 +153,8 @@ class Database:
         connection = self._writer
         try:
             erases = any(t.erases for t in group)
-            connection.execute(f"PRAGMA synchronous = {'FULL' if any(t.durable for t in group) else 'NORMAL'}")
+            synced = erases or (not self._relaxed and any(t.durable for t in group))
+            connection.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
             connection.execute(f"PRAGMA secure_delete = {'ON' if erases else 'OFF'}")
             connection.execute("BEGIN IMMEDIATE")
             for ticket in group:

@@ -127,7 +127,11 @@ class SqliteLog:
             return _tail(connection)
 
     def consumed(self, position: int) -> None:
-        """See ``Log.consumed``."""
+        """See ``Log.consumed``.
+
+        A position past the tail is of entries that a crash of the machine took from a relaxed file: it becomes the
+        tail, so that nothing new is given a position that the learner believes it has passed.
+        """
         self._database.write(partial(_consume, position), durable=False)
 
     def backlog(self) -> Backlog:
@@ -270,6 +274,9 @@ def _consume(position: int, connection: sqlite3.Connection) -> None:
         statement = "UPDATE waiting SET batches = batches - ?, bytes = bytes - ? WHERE producer = ?"
         connection.execute(statement, (batches, size, producer))
     connection.execute("DELETE FROM waiting WHERE batches <= 0")
+    if position > _tail(connection):
+        connection.execute("DELETE FROM sqlite_sequence WHERE name = 'log'")
+        connection.execute("INSERT INTO sqlite_sequence VALUES ('log', ?)", (position,))
     connection.execute("UPDATE reading SET consumed = max(consumed, ?)", (position,))
 
 

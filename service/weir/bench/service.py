@@ -1,0 +1,71 @@
+"""The commands that measure a running service; they load the web stack when they run, and only then."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from weir.errors import InvalidSetting
+
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")]
+Rounds = Annotated[int, typer.Option(help="Counted rounds.", min=1)]
+Seconds = Annotated[float, typer.Option(help="Of one measurement in a round.", min=0.05)]
+
+
+def ingest(
+    batch: Annotated[int, typer.Option(help="Samples per batch.", min=1)] = 100,
+    rounds: Rounds = 3,
+    seconds: Seconds = 1.5,
+    place: Annotated[Path | None, typer.Option(help="A folder on the disk to measure.", file_okay=False)] = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Taking batches: against a service written by hand, a bare server, a bare socket and a bare disk.
+
+    Nothing is learned meanwhile, but in the row that waits for verdicts. All servers share a core, the client has
+    another one.
+    """
+    from weir.bench import ingest as bench
+
+    plan = bench.Plan(batch=batch, rounds=rounds, seconds=seconds, place=str(place or tempfile.gettempdir()))
+    try:
+        with typer.progressbar(length=rounds + 1, label="rounds") as bar:
+            result = bench.measure(plan, progress=lambda _: bar.update(1))
+    except InvalidSetting as error:
+        raise typer.BadParameter(str(error)) from None
+    _told(bench.table(result), result, json_file)
+
+
+def predict(
+    rounds: Rounds = 3,
+    seconds: Seconds = 2.0,
+    waiting: Annotated[int, typer.Option(help="Batches of 100 samples that the learner has before it.", min=1)] = 2000,
+    json_file: JsonFile = None,
+) -> None:
+    """Predictions while nothing is learned, and while the learner is busy with a log that was filled before."""
+    from weir.bench import predict as bench
+
+    plan = bench.Plan(rounds=rounds, seconds=seconds, waiting=waiting)
+    with typer.progressbar(length=2 * rounds, label="starts") as bar:
+        result = bench.measure(plan, progress=lambda _: bar.update(1))
+    _told(bench.table(result), result, json_file)
+
+
+def startup(rounds: Rounds = 5, json_file: JsonFile = None) -> None:
+    """The seconds until weir --help has answered, and until weir serve is ready with a model."""
+    from weir.bench import startup as bench
+
+    plan = bench.Plan(rounds=rounds)
+    with typer.progressbar(length=plan.warmup + rounds, label="rounds") as bar:
+        result = bench.measure(plan, progress=lambda _: bar.update(1))
+    _told(bench.table(result), result, json_file)
+
+
+def _told(table: str, result: Mapping[str, Any], json_file: Path | None) -> None:
+    typer.echo(table)
+    if json_file:
+        json_file.write_text(json.dumps(result, indent=2) + "\n")

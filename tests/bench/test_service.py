@@ -1,0 +1,111 @@
+"""The benchmarks of a running service measure what they say they do; their seconds are nobody's assertion."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from weir.bench import ingest, load, predict, startup
+from weir.bench.__main__ import app
+from weir.bench.subjects import Subject, running
+from weir.errors import InvalidSetting, ServiceUnavailable
+
+
+def test_taking_batches_is_measured_row_by_row(tmp_path: Path) -> None:
+    plan = ingest.Plan(batch=20, single_connections=4, rounds=1, seconds=0.2, place=str(tmp_path))
+    result = ingest.measure(plan)
+    servers = {row["what"]: row for row in result["rows"] if "samples_per_second" in row}
+    assert len(servers) == 12
+    for name, row in servers.items():
+        answered = set() if name == "disk" else {200} if "wait" in name else {202}
+        assert row["statuses"].keys() == answered, row
+        assert 0 < row["lowest"] <= row["samples_per_second"] <= row["highest"]
+        assert 0 < row["p50_ms"] <= row["p99_ms"]
+        for other, ratio in row["ratios"].items():  # of one round, so that the medians are its rates
+            assert ratio == pytest.approx(row["samples_per_second"] / servers[other]["samples_per_second"])
+    assert servers["weir, relaxed"]["ratios"].keys() == {"starlette", "fastapi, JSON"}
+    shown = ingest.table(result)
+    assert all(f"| {row['what']} |" in shown for row in result["rows"])
+    assert result["hardware"]["disk"] in shown
+
+
+def test_a_folder_in_memory_is_no_disk() -> None:
+    with pytest.raises(InvalidSetting, match="tmpfs"):
+        ingest.file_system(Path("/dev/shm"))
+
+
+@pytest.fixture
+def hasty() -> Iterator[int]:
+    """The port of a server that gives an answer, in pieces, and hangs up at the next request."""
+    answer = b"HTTP/1.1 202 Accepted\r\nContent-Length: 2\r\n\r\n{}"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(answer[:5])
+                connection.sendall(answer[5:])
+                connection.recv(1 << 16)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listener.getsockname()[1]
+        thread.join()
+
+
+def test_a_connection_that_is_closed_is_told(hasty: int) -> None:
+    with pytest.raises(ServiceUnavailable, match=str(hasty)):
+        load.drive(hasty, load.request("/", b"{}", "text/plain"), connections=1, seconds=10.0)
+
+
+def test_a_subject_that_does_not_start_says_why() -> None:
+    with (
+        pytest.raises(ServiceUnavailable, match=r"No such file|unable to open"),
+        running(Subject(name="weir", folder="/nowhere/at/all")),
+    ):
+        pass
+
+
+def test_predictions_are_measured_idle_and_busy(tmp_path: Path) -> None:
+    plan = predict.Plan(sizes=(1, 3), connections=(1,), rounds=1, seconds=0.2, waiting=50)
+    result = predict.measure(plan)
+    assert [(row["samples"], row["connections"]) for row in result["rows"]] == [(1, 1), (3, 1)]
+    for row in result["rows"]:
+        assert row["p99_ratio"] == pytest.approx(row["busy"]["p99_ms"] / row["idle"]["p99_ms"])
+        assert row["lowest"] == row["p99_ratio"] == row["highest"]
+    assert all(f"| {row['samples']} | {row['connections']} |" in predict.table(result) for row in result["rows"])
+
+
+def test_starts_are_measured() -> None:
+    result = startup.measure(startup.Plan(rounds=1, warmup=0))
+    seconds = {row["what"]: row["seconds"] for row in result["rows"]}
+    assert seconds["python, nothing else"] < seconds["weir --help"] < seconds["weir serve, until it is ready"]
+    assert all(f"| {name} |" in startup.table(result) for name in seconds)
+
+
+def test_the_command_prints_a_table_and_writes_the_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = {"plan": {"rounds": 1}, "hardware": {"device": "abacus", "cores": 1}, "rows": []}
+    monkeypatch.setattr(startup, "measure", lambda plan, progress: result)
+    done = CliRunner().invoke(app, ["startup", "--json", str(tmp_path / "figures.json")])
+    assert done.exit_code == 0, done.output
+    assert startup.table(result) in done.output
+    assert json.loads((tmp_path / "figures.json").read_text()) == result
+
+
+def test_the_other_measurements_need_no_web_stack() -> None:
+    hidden = ("fastapi", "starlette", "uvicorn", "pydantic", "httpx", "redis", "prometheus_client", "safetensors")
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({hidden})); from weir.bench.__main__ import app; app(['--help'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in ("overhead", "ingest", "predict", "startup"))
