@@ -6,8 +6,6 @@ turns, so that a slow moment of the machine meets all of them. Nothing is learne
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
 import os
 import statistics
@@ -17,9 +15,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from weir import codec
 from weir.bench.load import Load, cpu_seconds, drive, request
@@ -237,10 +236,11 @@ def _parsers(plan: Plan) -> list[dict[str, Any]]:
     """What decoding the JSON of a batch takes, beside what parsing it takes."""
     images = samples(plan.batch, IMAGE, seed=1)
     body, spec = _json(images), InputSpec(IMAGE, 10, low=0.0, high=1.0)
-    parsers: dict[str, Callable[[], object]] = {"json.loads": lambda: json.loads(body)}
-    if importlib.util.find_spec("orjson"):
-        parsers["orjson.loads"] = partial(importlib.import_module("orjson").loads, body)
-    parsers["weir: parsed, checked, a tensor"] = lambda: codec.decode(codec.JSON, body, spec, max_samples=len(images))
+    parsers: dict[str, Callable[[], object]] = {
+        "json.loads": lambda: json.loads(body),
+        "orjson.loads": lambda: orjson.loads(body),
+        "weir: parsed, checked, a tensor": lambda: codec.decode(codec.JSON, body, spec, max_samples=len(images)),
+    }
     spent: dict[str, list[float]] = {name: [] for name in parsers}
     for _ in range(2 * plan.rounds + 1):
         for name, parse in parsers.items():

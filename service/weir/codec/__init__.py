@@ -47,7 +47,7 @@ def decode(content_type: str, body: bytes, spec: InputSpec, *, max_samples: int)
     """
     if _media_type(content_type) == JSON:
         fields = lists.fields_of(body, required=("x", "y"), optional=("ids",))
-        x, y = lists.x_of(fields["x"], spec, max_samples), lists.y_of(fields["y"])
+        x, y = lists.x_of(fields["x"], spec, max_samples, body), lists.y_of(fields["y"])
         ids = fields.get("ids")
     else:
         parts, metadata = parse(body)
@@ -64,7 +64,7 @@ def decode(content_type: str, body: bytes, spec: InputSpec, *, max_samples: int)
 def decode_x(content_type: str, body: bytes, spec: InputSpec, *, max_samples: int) -> Tensor:
     """The samples in a body without labels: (n, *spec.shape), by the rules and with the errors of ``decode``."""
     if _media_type(content_type) == JSON:
-        x = lists.x_of(lists.fields_of(body, required=("x",))["x"], spec, max_samples)
+        x = lists.x_of(lists.fields_of(body, required=("x",))["x"], spec, max_samples, body)
     else:
         parts, _ = parse(body)
         _names(parts, ("x",))

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
+import orjson
 import torch
 from torch import Tensor
 
@@ -20,10 +21,7 @@ from weir.types import InputSpec
 
 def fields_of(body: bytes, *, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, Any]:
     """The fields of a JSON object, all of the required ones and none that is not known; raises InvalidBatch."""
-    try:
-        fields = json.loads(body.decode())
-    except (ValueError, RecursionError) as error:
-        raise InvalidBatch("body", str(error), "JSON in UTF-8", code="malformed_json") from None
+    fields = _parsed(body)
     known = (*required, *optional)
     expected = f"an object with {', '.join(required)}" + (f" and optionally {', '.join(optional)}" if optional else "")
     if not isinstance(fields, dict):
@@ -37,18 +35,39 @@ def fields_of(body: bytes, *, required: tuple[str, ...], optional: tuple[str, ..
     return fields
 
 
-def x_of(value: object, spec: InputSpec, max_samples: int) -> Tensor:
-    """Nested lists of numbers, whole or in flat rows, as (n, *spec.shape) float32; raises InvalidBatch."""
+def _parsed(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        pass  # the standard parser reads NaN as well, so that its place is told, and says better what is wrong
+    try:
+        return json.loads(body.decode())
+    except (ValueError, RecursionError) as error:
+        raise InvalidBatch("body", str(error), "JSON in UTF-8", code="malformed_json") from None
+
+
+def x_of(value: object, spec: InputSpec, max_samples: int, body: bytes) -> Tensor:
+    """Nested lists of numbers, whole or in flat rows, as (n, *spec.shape) float32; raises InvalidBatch.
+
+    ``body`` is the JSON that the value is from.
+    """
     shape, numbers = _flatten(value, depth=len(spec.shape) + 2)
     whole = sample_shape(shape, spec, max_samples)
-    if not set(map(type, numbers)) <= {int, float}:
-        at = next(at for at, number in enumerate(numbers) if type(number) not in (int, float))
-        raise InvalidBatch(_place(at, shape), short(numbers[at]), "a number", code="wrong_dtype")
+    # An array takes booleans as numbers. A text without these letters has none, which is sooner seen than each value.
+    if (b"t" in body or b"f" in body) and bool in set(map(type, numbers)):
+        raise _no_number(numbers, shape)
     try:
         flat = array("d", numbers)
+    except TypeError:
+        raise _no_number(numbers, shape) from None
     except OverflowError:  # an integer beyond float64: as infinite as 1e999
         flat = array("d", [number if abs(number) < 1e308 else math.inf for number in numbers])
     return torch.frombuffer(flat, dtype=torch.float64).to(torch.float32).reshape(whole)
+
+
+def _no_number(numbers: Sequence[Any], shape: Sequence[int]) -> InvalidBatch:
+    at = next(at for at, number in enumerate(numbers) if type(number) not in (int, float))
+    return InvalidBatch(_place(at, shape), short(numbers[at]), "a number", code="wrong_dtype")
 
 
 def y_of(value: object) -> list[int]:
