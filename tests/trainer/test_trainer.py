@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Iterable
 from dataclasses import replace
@@ -17,6 +18,7 @@ from weir.core import Engine
 from weir.errors import NotReady
 from weir.stores.base import Cursor, Held, HeldState, Journal, Log, Quarantine
 from weir.trainer import Trainer, initialise
+from weir.trainer.thread import NICENESS
 from weir.types import SampleRef, SampleVerdict, State, Step, StepReport, Verdict
 
 if TYPE_CHECKING:
@@ -369,3 +371,16 @@ def test_the_first_checkpoint_stands_at_the_end_of_the_log(open_house: Open, str
     assert (info.cursor, info.step, info.reason, info.created_at) == (Cursor(1), 0, "burn-in", 5.0)
     house.drain()
     assert house.cuts == []
+
+
+def test_the_learning_thread_lets_the_others_go_first(house: House, stream: Stream) -> None:
+    found: list[int] = []
+
+    def note(report: StepReport) -> None:
+        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    house.post(*stream)
+    house.drain(listeners=[note])
+    assert set(found) == {min(19, before + NICENESS)}
+    assert os.getpriority(os.PRIO_PROCESS, 0) == before
