@@ -166,7 +166,10 @@ def test_without_keys_this_machine_gets_in_by_any_of_its_names(unkeyed: House, h
     assert unkeyed.caller(Host=host, Origin=f"http://{host}").get("/v1/mode").status_code == 200
 
 
-def test_from_the_first_key_on_every_request_needs_one(open_house: Open, tmp_path: Path) -> None:
+def test_from_the_first_key_on_every_request_needs_one(
+    open_house: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "_OPEN_SECONDS", 0.0)
     with open_house(tmp_path, keyed=False) as house:
         assert house.caller().get("/v1/mode").status_code == 200
         record, key = issue("root", [Role.ADMIN], lambda: NOW)
@@ -175,6 +178,17 @@ def test_from_the_first_key_on_every_request_needs_one(open_house: Open, tmp_pat
         assert house.caller(Authorization=f"Bearer {key}").get("/v1/mode").status_code == 200
         house.stores.keys.revoke(record.id, NOW)
         assert house.caller().get("/v1/mode").status_code == 401
+
+
+def test_a_house_without_keys_asks_for_the_first_one_every_second(file: Sqlite) -> None:
+    now = 0.0
+    keyring = Keyring(file.keys, keyed=False, clock=lambda: now)
+    told = [(keyring.was_open, keyring.keyed)]  # at first nobody has looked
+    file.keys.add(issue("root", [Role.ADMIN], lambda: NOW)[0])
+    for now in (0.9, 1.0):
+        told.append((keyring.was_open, keyring.was_open or keyring.keyed))
+    now = 1.1
+    assert [*told, (keyring.was_open, keyring.keyed)] == [(False, False), (True, True), (False, True), (False, True)]
 
 
 def method(route: APIRoute) -> str:

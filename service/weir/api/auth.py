@@ -2,7 +2,8 @@
 
 A key is ``weir_<id>_<secret>``, sent as ``Authorization: Bearer <key>``. Only the SHA-256 of its secret is
 stored: the secret has 256 random bits, so a slow hash would protect nothing more. Without any key the service
-listens on loopback only and grants every role; from the first key on, every request needs one.
+listens on loopback only and grants every role; from the first key on, which is noticed within a second, every
+request needs one.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import hmac
 import re
 import secrets
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -18,6 +20,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.concurrency import run_in_threadpool
 
 from weir.errors import Forbidden, InvalidInput, InvalidSetting, NotFound, Unauthenticated
 from weir.stores.base import KeyRecord, Keys, Role
@@ -27,6 +30,7 @@ PRODUCER_HEADER = "X-Weir-Producer"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NAME_RULE = "1 to 64 letters, digits, dots, dashes and underscores, the first a letter or digit"
 _LOOPBACK_HOST = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?")
+_OPEN_SECONDS = 1.0
 _NO_DIGEST = hashlib.sha256(b"").hexdigest()
 
 _bearer = HTTPBearer(scheme_name="key", bearerFormat="weir_<id>_<secret>", auto_error=False)
@@ -67,18 +71,29 @@ def rotate(keys: Keys, id: str, clock: Callable[[], float]) -> tuple[KeyRecord, 
 
 
 class Keyring:
-    """The keys as the API asks for them; ``keyed`` stays true once a key was seen."""
+    """The keys as the API asks for them; ``keyed`` stays true once a key was seen.
 
-    def __init__(self, keys: Keys, *, keyed: bool) -> None:
+    ``clock`` gives seconds that only go forward.
+    """
+
+    def __init__(self, keys: Keys, *, keyed: bool, clock: Callable[[], float] = time.monotonic) -> None:
         self._keys = keys
         self._keyed = keyed
+        self._clock = clock
+        self._open_until = clock()
 
     @property
     def keyed(self) -> bool:
         """Whether requests need a key; a revoked key counts, so that revoking the last one opens nothing."""
         if not self._keyed:
             self._keyed = bool(self._keys.all())
+            self._open_until = self._clock() + _OPEN_SECONDS
         return self._keyed
+
+    @property
+    def was_open(self) -> bool:
+        """Whether there was no key a second ago at most: then no request need ask the store, which may block."""
+        return not self._keyed and self._clock() < self._open_until
 
     def holder(self, key: str) -> Identity:
         """Whose key this is; raises Unauthenticated with the same words, in the same time, for every wrong key."""
@@ -91,11 +106,17 @@ class Keyring:
         return Identity(record.name, record.roles)
 
 
-def identify(
+async def identify(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 ) -> Identity:
     """The caller of this request; raises Unauthenticated, and Forbidden for what is not loopback without keys."""
     keyring: Keyring = request.app.state.keyring
+    if keyring.was_open:
+        return _trusted(request)
+    return await run_in_threadpool(_looked_up, keyring, request, credentials)
+
+
+def _looked_up(keyring: Keyring, request: Request, credentials: HTTPAuthorizationCredentials | None) -> Identity:
     if not keyring.keyed:
         return _trusted(request)
     if credentials is None:
@@ -118,7 +139,7 @@ Caller = Annotated[Identity, Depends(identify)]
 
 
 class Allow:
-    """A route's guard: the caller needs one of these roles; raises Forbidden."""
+    """A route's guard, which gives the caller: it needs one of these roles; raises Forbidden."""
 
     def __init__(self, *roles: Role) -> None:
         self.roles = roles
@@ -126,9 +147,10 @@ class Allow:
     def __str__(self) -> str:
         return " or ".join(self.roles)
 
-    async def __call__(self, who: Caller) -> None:
+    async def __call__(self, who: Caller) -> Identity:
         if not who.has(*self.roles):
             raise Forbidden(f"this needs the role {self}; the key {who.name!r} has {', '.join(sorted(who.roles))}")
+        return who
 
 
 SEND = Allow(Role.PRODUCER, Role.ADMIN)

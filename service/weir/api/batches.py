@@ -77,7 +77,7 @@ def _outcome(error: Exception) -> Outcome:
 @router.post(
     "",
     status_code=202,
-    dependencies=[Depends(_counted, scope="function"), Depends(SEND)],
+    dependencies=[Depends(_counted, scope="function")],
     openapi_extra=bodies.documented(BODY, binary=True),
     responses={200: {"model": BatchView, "description": "Decided within `wait`"}, **responses(408, 413, 415, 429, 507)},
 )
@@ -85,7 +85,7 @@ async def send_batch(
     request: Request,
     response: Response,
     service: App,
-    who: Caller,
+    who: Annotated[Identity, Depends(SEND)],
     wait: Annotated[float, Query(description="seconds to wait for the verdicts, 0 to 60")] = 0.0,
     idempotency_key: Annotated[
         str | None, Header(description="your name for this request: sent again, it is answered again, not taken again")

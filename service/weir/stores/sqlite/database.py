@@ -68,6 +68,7 @@ class Database:
         self._turn = threading.Condition()
         self._queue: list[_Ticket[Any]] = []
         self._writing = False
+        self._pragmas: dict[str, str] = {}  # as the writer has them
         self._pool = threading.Lock()
         self._readers: list[sqlite3.Connection] = []
         self._closed = False
@@ -154,8 +155,8 @@ class Database:
         try:
             erases = any(t.erases for t in group)
             synced = erases or (not self._relaxed and any(t.durable for t in group))
-            connection.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
-            connection.execute(f"PRAGMA secure_delete = {'ON' if erases else 'OFF'}")
+            self._set("synchronous", "FULL" if synced else "NORMAL")
+            self._set("secure_delete", "ON" if erases else "OFF")
             connection.execute("BEGIN IMMEDIATE")
             for ticket in group:
                 ticket.run(connection)
@@ -164,6 +165,12 @@ class Database:
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         finally:
             connection.rollback()
+
+    def _set(self, pragma: str, value: str) -> None:
+        """Set it for the writer, unless it is set so already: the same is asked for over and over."""
+        if self._pragmas.get(pragma) != value:
+            self._writer.execute(f"PRAGMA {pragma} = {value}")
+            self._pragmas[pragma] = value
 
     def _prepare(self, connection: sqlite3.Connection, schema: Sequence[str]) -> None:
         self._is_ours(connection)  # asked before the first change: a file that is not ours stays as it is
