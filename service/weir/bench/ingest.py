@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import torch
 
 from weir import codec
 from weir.bench.load import Load, cpu_seconds, drive, request
@@ -242,7 +243,8 @@ def _parsers(plan: Plan) -> list[dict[str, Any]]:
         "weir: parsed, checked, a tensor": lambda: codec.decode(codec.JSON, body, spec, max_samples=len(images)),
     }
     spent: dict[str, list[float]] = {name: [] for name in parsers}
-    for _ in range(2 * plan.rounds + 1):
+    torch.set_num_threads(1)  # as in the service
+    for _ in range(5 * plan.rounds):
         for name, parse in parsers.items():
             began = time.perf_counter()
             parse()
