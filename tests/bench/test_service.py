@@ -76,13 +76,19 @@ def test_a_subject_that_does_not_start_says_why() -> None:
 
 
 def test_predictions_are_measured_idle_and_busy(tmp_path: Path) -> None:
-    plan = predict.Plan(sizes=(1, 3), connections=(1,), rounds=1, seconds=0.2, waiting=50)
+    plan = predict.Plan(sizes=(1, 3), connections=(1,), rounds=1, seconds=0.2, waiting=300)
     result = predict.measure(plan)
     assert [(row["samples"], row["connections"]) for row in result["rows"]] == [(1, 1), (3, 1)]
     for row in result["rows"]:
         assert row["p99_ratio"] == pytest.approx(row["busy"]["p99_ms"] / row["idle"]["p99_ms"])
         assert row["lowest"] == row["p99_ratio"] == row["highest"]
     assert all(f"| {row['samples']} | {row['connections']} |" in predict.table(result) for row in result["rows"])
+
+
+def test_a_learner_that_was_done_too_soon_is_no_busy_one() -> None:
+    plan = predict.Plan(sizes=(1,), connections=(1,), rounds=1, seconds=6.0, waiting=1)
+    with pytest.raises(InvalidSetting, match="--waiting"):
+        predict.measure(plan)
 
 
 def test_starts_are_measured() -> None:

@@ -13,10 +13,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import httpx
+
 from weir import codec
 from weir.bench.load import Load, drive, request
 from weir.bench.traffic import hardware, versions
 from weir.bench.subjects import Subject, running, samples
+from weir.errors import InvalidSetting
 
 PATH = "/v1/predict"
 
@@ -37,7 +40,7 @@ class Plan:
 
 
 def measure(plan: Plan, progress: Callable[[int], None] = lambda done: None) -> dict[str, Any]:
-    """Run the plan; JSON-ready rows."""
+    """Run the plan; JSON-ready rows. Raises InvalidSetting when the learner had learned it all before the end."""
     found: dict[tuple[int, int, bool], list[Load]] = {}
     for number in range(plan.rounds):
         for busy in (False, True):
@@ -89,7 +92,17 @@ def _round(plan: Plan, *, busy: bool) -> list[tuple[int, int, Load]]:
                 for connections in plan.connections:
                     load = drive(server.port, message, connections=connections, seconds=plan.seconds)
                     found.append((size, connections, load))
+            if busy and _learned(server.port) >= plan.waiting:
+                raise InvalidSetting(
+                    "--waiting", plan.waiting, "more: all of it was learned before the last prediction"
+                )
     return found
+
+
+def _learned(port: int) -> int:
+    """The last log position that is learned: each batch has one."""
+    answer = httpx.get(f"http://127.0.0.1:{port}/v1/model", trust_env=False, timeout=60.0)
+    return int(answer.raise_for_status().json()["position"])
 
 
 def _row(size: int, connections: int, idle: list[Load], busy: list[Load]) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,11 +33,8 @@ def ingest(
     from weir.bench import ingest as bench
 
     plan = bench.Plan(batch=batch, rounds=rounds, seconds=seconds, place=str(place or tempfile.gettempdir()))
-    try:
-        with typer.progressbar(length=rounds + 1, label="rounds") as bar:
-            result = bench.measure(plan, progress=lambda _: bar.update(1))
-    except InvalidSetting as error:
-        raise typer.BadParameter(str(error)) from None
+    with _explained(), typer.progressbar(length=rounds + 1, label="rounds") as bar:
+        result = bench.measure(plan, progress=lambda _: bar.update(1))
     _told(bench.table(result), result, json_file)
 
 
@@ -50,7 +48,7 @@ def predict(
     from weir.bench import predict as bench
 
     plan = bench.Plan(rounds=rounds, seconds=seconds, waiting=waiting)
-    with typer.progressbar(length=2 * rounds, label="starts") as bar:
+    with _explained(), typer.progressbar(length=2 * rounds, label="starts") as bar:
         result = bench.measure(plan, progress=lambda _: bar.update(1))
     _told(bench.table(result), result, json_file)
 
@@ -63,6 +61,15 @@ def startup(rounds: Rounds = 5, json_file: JsonFile = None) -> None:
     with typer.progressbar(length=plan.warmup + rounds, label="rounds") as bar:
         result = bench.measure(plan, progress=lambda _: bar.update(1))
     _told(bench.table(result), result, json_file)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """What a user got wrong, in a line."""
+    try:
+        yield
+    except InvalidSetting as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def _told(table: str, result: Mapping[str, Any], json_file: Path | None) -> None:
