@@ -23,8 +23,8 @@ import torch
 
 from weir import codec
 from weir.bench.load import Load, cpu_seconds, drive, request
-from weir.bench.traffic import hardware, versions
 from weir.bench.subjects import PATH, Running, Subject, running, samples
+from weir.bench.traffic import hardware, versions
 from weir.errors import InvalidSetting
 from weir.types import Batch, InputSpec
 

@@ -17,8 +17,8 @@ import httpx
 
 from weir import codec
 from weir.bench.load import Load, drive, request
-from weir.bench.traffic import hardware, versions
 from weir.bench.subjects import Subject, running, samples
+from weir.bench.traffic import hardware, versions
 from weir.errors import InvalidSetting
 
 PATH = "/v1/predict"
