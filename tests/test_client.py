@@ -297,6 +297,8 @@ REFUSALS: list[tuple[int, type[errors.WeirError], str]] = [
     (429, errors.QuotaExceeded, "quarantine_full"),
     (507, errors.StorageFull, "storage_full"),
     (503, errors.Fenced, "fenced"),
+    (503, errors.GroupLost, "group_lost"),
+    (500, errors.RankFailed, "rank_failed"),
     (405, errors.Refused, "method_not_allowed"),
     (500, errors.ServiceUnavailable, "internal_error"),
 ]

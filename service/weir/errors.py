@@ -23,6 +23,8 @@ WeirError
 ├── StorageFailed             a disk or a database that cannot be read or written now
 │   └── StorageFull           it has no space left
 ├── Fenced                    another learner has taken over
+├── GroupLost                 a rank of a learner's group has ended
+├── RankFailed                another rank of it could not do its part
 └── ServiceUnavailable        the client could not reach a service, or its answer was not Weir's
 """
 
@@ -207,6 +209,18 @@ class Fenced(WeirError):
     """Another learner has taken over the log of this one, which must not write any more."""
 
     code = "fenced"
+
+
+class GroupLost(WeirError):
+    """A rank of a learner's group has ended or left its course: what starts the ranks must start all of them anew."""
+
+    code = "group_lost"
+
+
+class RankFailed(WeirError):
+    """Another rank raised while it did its part of a step, and so nobody goes on with that."""
+
+    code = "rank_failed"
 
 
 class ServiceUnavailable(WeirError):

@@ -47,6 +47,8 @@ STATUS: dict[type[errors.WeirError], int] = {
     errors.StorageFailed: 503,
     errors.StorageFull: 507,
     errors.Fenced: 503,
+    errors.GroupLost: 503,
+    errors.RankFailed: 500,
     errors.ServiceUnavailable: 502,
 }
 _BY_CODE = {error.code: status for error, status in STATUS.items()} | {"command_failed": 500}

@@ -31,6 +31,8 @@ _TOLD: tuple[type[errors.WeirError], ...] = (
     errors.StorageFailed,
     errors.StorageFull,
     errors.Fenced,
+    errors.GroupLost,
+    errors.RankFailed,
 )
 TOLD = {error.code: error for error in _TOLD} | {"quarantine_full": errors.QuotaExceeded}
 _OF_A_BATCH = ("body", "x", "y", "ids")

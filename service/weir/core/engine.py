@@ -18,10 +18,12 @@ from weir.core.judgement import Judgement, accept_all, held, on_record, passed
 from weir.core.learner import Learner, content_seed
 from weir.core.network import Network, Weights
 from weir.core.probe import ProbeSet
+from weir.core.ranks import ALONE, Ranks
 from weir.core.snapshots import Snapshots
 from weir.core.task import Classification
 from weir.core.transaction import Outcome, Transaction
 from weir.core.vaccine import Poisoner
+from weir.errors import InvalidSetting
 from weir.types import (
     BreakerPolicy,
     GuardMode,
@@ -54,17 +56,25 @@ class Engine:
         *,
         poisoner: Poisoner | None = None,
         clock: Callable[[], float] = lambda: 0.0,
+        ranks: Ranks = ALONE,
     ) -> None:
-        """Build the model with seeded weights; raises ModelNotBuilt. Without a ``poisoner`` there is no vaccine."""
+        """Build the model with seeded weights. Without a ``poisoner`` there is no vaccine.
+
+        Each of several ``ranks`` has an engine of its own, and all make the same calls; of a step's x only rank 0 needs
+        more than the shape. Raises ModelNotBuilt, and InvalidSetting for batch norm that learns on several ranks.
+        """
         self.recipe = recipe
         self.config = config
         self._clock = clock
         self.task = Classification()
         self.network = Network(recipe, device=config.device, seed=config.seed)
-        self._learner = Learner(self.network, self.task, config.learner)
+        if ranks.size > 1 and self.network.has_norm and not config.learner.freeze_norm:
+            raise InvalidSetting("freeze_norm", False, f"true on {ranks.size} ranks, or a model without batch norm")
+        self._ranks = ranks
+        self._learner = Learner(self.network, self.task, config.learner, ranks)
         self._snapshots = Snapshots(config.snapshots)
-        self._guard = Guard(self.network, self.task, self._snapshots, config, poisoner)
-        self._transaction = Transaction(self.network, self.task, self._learner, config.gate, timed=self._timed)
+        self._guard = Guard(self.network, self.task, self._snapshots, config, poisoner, ranks)
+        self._transaction = Transaction(self.network, self.task, self._learner, config.gate, ranks, timed=self._timed)
         self._breaker = Breaker(config.breaker)
         self._drift = False
         self._progressive = Progressive(config.progressive_window)
@@ -77,16 +87,21 @@ class Engine:
     def process(self, step: Step, recorded: Sequence[SampleVerdict] | None = None) -> StepReport:
         """Judge, learn and test one step; ``recorded`` verdicts of an earlier try stand, whatever is found now."""
         self._seconds = {}
-        x, y = self.network.prepare(step.x), step.y.to(self.network.device)
-        with self._timed("score"), torch.set_grad_enabled(self._learner.shares):
-            scored = self.network.outputs(x)
-            current = scored.detach()
-            self._progressive.observe(self.task.correct(current.logits, y))
+        y = step.y.to(self.network.device)
+        with self._timed("score"):
+            mine = self._ranks.deal(step.x)
+            with self._ranks.together("score"), torch.set_grad_enabled(self._learner.shares):
+                x = self.network.prepare(mine)
+                scored = self.network.outputs(x)
+                current = scored.detach()
+                correct = self.task.correct(current.logits, self._ranks.own(y))
+            self._progressive.observe(self._ranks.gather(correct, len(y)))
         with self._timed("guard"):
-            judged = accept_all(x, Reason.RELEASED) if step.released else self._guard.judge(step, x, y, current)
+            released = accept_all(x, Reason.RELEASED, len(y)) if step.released else None
+            judged = released or self._guard.judge(step, x, y, current)
         judged = self._past_the_breaker(judged, step)
         if recorded is not None:
-            judged = on_record(judged, recorded, x)
+            judged = on_record(judged, recorded, x, self._ranks)
             if any(verdict.reason is Reason.ROLLBACK for verdict in recorded):
                 self._transaction.put_best_back()
                 self._rolled_back()
@@ -173,6 +188,11 @@ class Engine:
         return self._guard.unvaccinated_because
 
     @property
+    def ranks(self) -> int:
+        """How many processes share its work."""
+        return self._ranks.size
+
+    @property
     def updates(self) -> int:
         """Updates in the weights."""
         return self._learner.updates
@@ -194,10 +214,15 @@ class Engine:
 
     def probe_accuracy(self) -> float | None:
         """Accuracy on the probe set's report part, which nothing is decided with; ``refresh`` updates old at most."""
+        return self._accuracy()
+
+    def _accuracy(self) -> float | None:
         if self._guard.probe is None or self._probe_accuracy is not None:
             return self._probe_accuracy
         part = self._guard.probe.part("report")
-        return float(self.task.correct(self.predict(part.x), part.y).float().mean())
+        with self._ranks.together("report"):
+            correct = self.task.correct(self.predict(self._ranks.own(part.x)), self._ranks.own(part.y))
+        return float(self._ranks.gather(correct, len(part.y)).float().mean())
 
     def producers(self) -> tuple[ProducerReport, ...]:
         """Every known producer's record."""
@@ -261,13 +286,15 @@ class Engine:
         if not bool(admitted.any()):
             return judged, Outcome(None, None)
         gated = self.config.gate.enabled and self.mode is GuardMode.WEIR and not step.forced
+        mine = self._ranks.counted(admitted)
         outcome = self._transaction.attempt(
-            judged.x[admitted],
-            y[admitted],
-            seed=content_seed(self.config.seed, step),
+            judged.x[mine],
+            self._ranks.own(y)[mine],
+            seed=self._seed(step),
             probe=self._guard.probe if gated else None,
             drift=judged.drift,
-            scored=None if scored is None or judged.corrects else scored[admitted],
+            scored=None if scored is None or judged.corrects else scored[mine],
+            total=int(admitted.sum()),
         )
         if outcome.kept:
             self._grow_older()
@@ -283,6 +310,10 @@ class Engine:
         self._probe_age += 1
         if self._probe_age >= self.config.guard.refresh:
             self._probe_accuracy = None
+
+    def _seed(self, step: Step) -> int:
+        seed = 0 if step.x.is_meta else content_seed(self.config.seed, step)
+        return int(self._ranks.agree(torch.tensor([seed])))
 
     def _rolled_back(self) -> None:
         """Nothing that was measured against the abandoned weights may stay."""
@@ -321,7 +352,7 @@ class Engine:
     def _report(self, step: Step, judged: Judgement, outcome: Outcome) -> StepReport:
         reference = self._snapshots.reference()
         if self._probe_accuracy is None:
-            self._probe_accuracy, self._probe_age = self.probe_accuracy(), 0
+            self._probe_accuracy, self._probe_age = self._accuracy(), 0
         return StepReport(
             step=step.number,
             updates=self._learner.updates,
@@ -332,7 +363,7 @@ class Engine:
             updated=any(v.verdict is not Verdict.QUARANTINE for v in judged.verdicts),
             loss=outcome.loss,
             progressive_accuracy=self.progressive_accuracy,
-            probe_accuracy=self.probe_accuracy(),
+            probe_accuracy=self._probe_accuracy,
             step_discrepancy=judged.step_discrepancy,
             step_discrepancy_threshold=judged.step_discrepancy_threshold,
             step_score=judged.step_score,

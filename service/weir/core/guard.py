@@ -18,6 +18,7 @@ from weir.core.network import Network, Outputs
 from weir.core.probe import ProbeSet
 from weir.core.producers import MOST_PRODUCERS, Producers
 from weir.core.published import judge_mean
+from weir.core.ranks import ALONE, Ranks
 from weir.core.snapshots import Snapshot, Snapshots
 from weir.core.suspicion import Jury
 from weir.core.task import Task
@@ -37,13 +38,15 @@ class Guard:
         snapshots: Snapshots,
         config: EngineConfig,
         poisoner: Poisoner | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self._network = network
         self._task = task
         self._snapshots = snapshots
         self._config = config.guard
         self._seed = config.seed
-        self._measurement = Measurement(network, task, config.guard, poisoner)
+        self._ranks = ranks
+        self._measurement = Measurement(network, task, config.guard, poisoner, ranks)
         self._correction = Correction(network, task, config.correction)
         self._corrects_suspects = config.correction.enabled
         self._jury = Jury(config.guard)
@@ -112,15 +115,18 @@ class Guard:
         self._consensus.forget()
 
     def judge(self, step: Step, x: Tensor, y: Tensor, current: Outputs) -> Judgement:
-        """Give every prepared sample its verdict, from the current model's outputs on it."""
+        """Give every sample its verdict.
+
+        ``y`` (n,) are the labels of all of them, ``x`` this rank's own, prepared, ``current`` the outputs on these.
+        """
         snapshot = self._snapshots.reference()
         if self.mode is GuardMode.OFF or snapshot is None or (self.probe is None and not self._fixed_rule):
-            return accept_all(x, Reason.UNARMED)
+            return accept_all(x, Reason.UNARMED, len(y))
         if self.mode is GuardMode.DSC:
             return self._judge_mean(step, x, y, snapshot)
         labels = step.y.tolist()
         calibration = self._calibrated(snapshot, step)
-        evidence = self._measurement.matrix(x, y, current, snapshot, calibration.trusted.influence)
+        evidence = self._measurement.whole(x, y, current, snapshot, calibration.trusted.influence)
         residual = calibration.residual(calibration.standardise(evidence), step.y)
         common = self._consensus.explain(residual, labels, step.producers, step.number, calibration)
         scores = calibration.score(calibration.restored(common.residual, step.y), step.y)
@@ -133,7 +139,7 @@ class Guard:
             verdicts=self._verdicts(scores, evidence[:, 0], suspicion.reasons, fixed),
             x=corrected,
             step_discrepancy=float(evidence[:, 0].mean()),
-            step_discrepancy_threshold=calibration.mean_discrepancy_threshold(len(x), self._config.step_rate),
+            step_discrepancy_threshold=calibration.mean_discrepancy_threshold(len(y), self._config.step_rate),
             step_score=suspicion.step_score,
             step_threshold=group_threshold(self._config.step_rate, calibration.columns),
             sample_threshold=calibration.sample_threshold,
@@ -192,23 +198,23 @@ class Guard:
         self, x: Tensor, y: Tensor, reasons: Sequence[Reason], snapshot: Snapshot, calibration: Calibration
     ) -> tuple[Tensor, frozenset[int]]:
         """Correct what its own evidence suspects; what a group's does has no threshold of its own to reach."""
-        single = [index for index, reason in enumerate(reasons) if reason is Reason.SAMPLE]
-        if not self._corrects_suspects or not single:
+        single = torch.tensor([reason is Reason.SAMPLE for reason in reasons], device=x.device)
+        if not self._corrects_suspects or not bool(single.any()):
             return x, frozenset()
-        rows = torch.tensor(single, device=x.device)
+        own, rows = self._ranks.own(y), self._ranks.counted(single).nonzero()[:, 0]
 
         def suspicious(moved: Tensor, index: Tensor) -> Tensor:
-            labels, measure = y[rows[index]], self._measurement
+            labels, measure = own[rows[index]], self._measurement
             current = measure.outputs(moved)
             evidence = measure.matrix(moved, labels, current, snapshot, calibration.trusted.influence)
             scores = calibration.score(calibration.standardise(evidence), labels.cpu())
             return (scores.score > scores.threshold).to(moved.device)
 
-        result = self._correction.correct(x[rows], y[rows], suspicious)
-        corrected = x.clone()
-        corrected[rows] = result.x
-        fixed = (index for index, suspect in zip(single, result.suspect.tolist(), strict=True) if not suspect)
-        return corrected, frozenset(fixed)
+        corrected, clean = x.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        with self._ranks.together("correction"):
+            result = self._correction.correct(x[rows], own[rows], suspicious)
+            corrected[rows], clean[rows] = result.x, ~result.suspect
+        return corrected, frozenset(self._ranks.gather(clean, len(y)).nonzero()[:, 0].tolist())
 
     def _verdicts(
         self, scores: Scores, discrepancy: Tensor, reasons: Sequence[Reason], fixed: frozenset[int]
@@ -227,13 +233,15 @@ class Guard:
             threshold = self._config.dsc_base + self._config.dsc_slope * step.number
         else:
             calibration = self._calibrated(snapshot, step)
-            threshold = calibration.mean_discrepancy_threshold(len(x), self._config.step_rate)
+            threshold = calibration.mean_discrepancy_threshold(len(y), self._config.step_rate)
 
         def discrepancy(moved: Tensor) -> Tensor:
-            historical, current = self._measurement.outputs(moved, snapshot), self._measurement.outputs(moved)
-            return self._task.discrepancy(historical.logits, current.logits)
+            with self._ranks.together("discrepancy"):
+                historical, current = self._measurement.outputs(moved, snapshot), self._measurement.outputs(moved)
+                own = self._task.discrepancy(historical.logits, current.logits)
+            return self._ranks.gather(own, len(y))
 
-        return judge_mean(x, y, discrepancy, threshold, self._correction)
+        return judge_mean(x, self._ranks.own(y), discrepancy, threshold, self._correction)
 
     def _calibrated(self, snapshot: Snapshot, step: Step) -> Calibration:
         """The calibration for this step: of trusted samples of which each was measured in the last ``refresh`` steps.

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from weir.core.ranks import Ranks
 from weir.types import Reason, SampleVerdict, Verdict
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """Verdicts on n samples; ``x`` (n, …) holds corrected values where the verdict is correct.
+    """Verdicts on n samples; ``x`` holds this rank's own of them, with corrected values where the verdict is correct.
 
     A score or threshold is None when the mode has none, never 0.0.
     """
@@ -40,14 +41,14 @@ class Judgement:
         return any(v.verdict is Verdict.CORRECT for v in self.verdicts)
 
 
-def accept_all(x: Tensor, reason: Reason) -> Judgement:
-    """Accept every sample for a reason that is not evidence."""
-    return Judgement((SampleVerdict(Verdict.ACCEPT, reason),) * len(x), x)
+def accept_all(x: Tensor, reason: Reason, n: int) -> Judgement:
+    """Accept all n samples for a reason that is not evidence."""
+    return Judgement((SampleVerdict(Verdict.ACCEPT, reason),) * n, x)
 
 
-def on_record(judged: Judgement, verdicts: Sequence[SampleVerdict], x: Tensor) -> Judgement:
-    """The verdicts of an earlier try, and of the samples ``x`` (n, …) only those corrected that were so then."""
-    corrected = torch.tensor([v.verdict is Verdict.CORRECT for v in verdicts], device=x.device)
+def on_record(judged: Judgement, verdicts: Sequence[SampleVerdict], x: Tensor, ranks: Ranks) -> Judgement:
+    """The verdicts of an earlier try, and of the rank's samples ``x`` only those corrected that were so then."""
+    corrected = ranks.own(torch.tensor([v.verdict is Verdict.CORRECT for v in verdicts], device=x.device))
     return replace(
         judged, verdicts=tuple(verdicts), x=torch.where(corrected.view(-1, *[1] * (x.ndim - 1)), judged.x, x)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from weir.core.config import LearnerConfig
 from weir.core.gate import finite
 from weir.core.network import Network
 from weir.core.probe import content
+from weir.core.ranks import ALONE, Ranks
 from weir.core.sgd import Sgd
 from weir.core.task import Task
 from weir.types import State, Step
@@ -46,14 +48,16 @@ class Before(NamedTuple):
 class Learner:
     """Owns the weights and the optimizer; ``updates`` counts the updates that are in the weights."""
 
-    def __init__(self, network: Network, task: Task, config: LearnerConfig) -> None:
+    def __init__(self, network: Network, task: Task, config: LearnerConfig, ranks: Ranks = ALONE) -> None:
         self._network = network
         self._task = task
         self._config = config
+        self._ranks = ranks
         self._optimizer = Sgd(
             network.module.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
         )
-        self._shares = network.trains_as_it_scores(freeze_norm=config.freeze_norm)
+        shares = network.trains_as_it_scores(freeze_norm=config.freeze_norm)
+        self._shares = bool(ranks.agree(torch.tensor([int(shares)])))
         self.updates = 0
 
     @property
@@ -61,32 +65,42 @@ class Learner:
         """Whether logits made for scoring may be learned from: a pass in train mode would give the same."""
         return self._shares
 
-    def step(self, x: Tensor, y: Tensor, *, seed: int, scored: Tensor | None = None) -> float | None:
+    def step(
+        self, x: Tensor, y: Tensor, *, seed: int, scored: Tensor | None = None, total: int | None = None
+    ) -> float | None:
         """One update on prepared samples; returns the mean loss, or None (nothing changed) when it is not finite.
 
         ``seed`` drives whatever is random inside the model, and the running generators stay as they were, so an
         undone step leaves no trace and a repeated one repeats exactly. ``scored`` are logits (n, classes) of ``x``
         with the graph that made them, from the weights as they are; they spare a pass where the learner ``shares``.
+        ``total`` is how many samples all ranks learn, where ``x`` and ``y`` are this rank's, none perhaps.
         """
+        total = total or len(y)
         if scored is not None:
-            loss = self._descend(self._task.loss(scored, y).mean(), [])
+            loss = self._descend(lambda: scored, y, total, [])
             if loss is not None:
                 return loss
             # A held sample in the same graph, infinite inside, makes gradients of nought times infinity: leave it out.
-        freeze_norm = self._config.freeze_norm or len(x) == 1  # one sample has no statistics
+        freeze_norm = self._config.freeze_norm or total == 1  # one sample has no statistics
+        seed ^= self._ranks.rank  # else every rank would drop the same of its first sample
         with seeded(seed, self._network.device), self._network.training(freeze_norm=freeze_norm):
             buffers = [buffer.clone() for buffer in self._network.module.buffers()]
-            return self._descend(self._task.loss(self._network.module(x), y).mean(), buffers)
+            return self._descend(lambda: self._network.module(x), y, total, buffers)
 
-    def _descend(self, loss: Tensor, buffers: list[Tensor]) -> float | None:
+    def _descend(self, logits: Callable[[], Tensor], y: Tensor, total: int, buffers: list[Tensor]) -> float | None:
         """Follow the gradient unless it is not finite; then put back the ``buffers`` that the forward pass found."""
         self._optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        gradients = [p.grad for p in self._network.module.parameters() if p.grad is not None]
+        loss = torch.zeros((), device=self._network.device)
+        with self._ranks.together("learn"):
+            if len(y):
+                loss = self._task.loss(logits(), y).sum() / total
+                loss.backward()  # type: ignore[no-untyped-call]
         pairs = list(zip(self._network.module.buffers(), buffers, strict=bool(buffers)))
         # A constant buffer may be infinite by design, such as an attention mask.
-        sound = finite(loss, *gradients, *(now.where(kept.isfinite(), kept.new_zeros(())) for now, kept in pairs))
-        mean, fine = torch.stack([loss.detach(), sound.to(loss)]).tolist()  # the device is read once
+        sound = finite(loss, *(now.where(kept.isfinite(), kept.new_zeros(())) for now, kept in pairs))
+        loss, odd = loss.detach(), (~sound).to(loss)
+        sound = finite(*self._added_up(loss, odd)) & (odd == 0)
+        mean, fine = torch.stack([loss, sound.to(loss)]).tolist()  # the device is read once
         if not fine:
             for now, kept in pairs:
                 now.copy_(kept)
@@ -94,6 +108,17 @@ class Learner:
         self._optimizer.step()
         self.updates += 1
         return float(mean)
+
+    def _added_up(self, *figures: Tensor) -> list[Tensor]:
+        """Figures and gradients, summed over the ranks in place; a parameter that no rank used has no gradient."""
+        parameters = list(self._network.module.parameters())
+        if self._ranks.size > 1:
+            used = torch.tensor([float(p.grad is not None) for p in parameters], device=self._network.device)
+            gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+            self._ranks.add([*figures, used, *gradients])
+            for parameter, gradient, count in zip(parameters, gradients, used.tolist(), strict=True):
+                parameter.grad = gradient if count else None
+        return [*figures, *(p.grad for p in parameters if p.grad is not None)]
 
     def capture(self) -> Before:
         """A copy of everything that a step changes."""

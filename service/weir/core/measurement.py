@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from weir.core.evidence import Evidence, View
 from weir.core.familiarity import Familiarity
 from weir.core.network import Network, Outputs
 from weir.core.probe import Part, ProbeSet
+from weir.core.ranks import ALONE, Ranks
 from weir.core.snapshots import Snapshot
 from weir.core.task import Task
 from weir.core.vaccine import Poisoner, Scale, Strain, Vaccine
@@ -25,9 +27,12 @@ VACCINE_SAMPLES = 200  # trusted samples that poison is made from: more cost tim
 class Measurement:
     """Measures the evidence of samples and of the probe set's parts; forgets nothing it may use again."""
 
-    def __init__(self, network: Network, task: Task, config: GuardConfig, poisoner: Poisoner | None) -> None:
+    def __init__(
+        self, network: Network, task: Task, config: GuardConfig, poisoner: Poisoner | None, ranks: Ranks = ALONE
+    ) -> None:
         self._network = network
         self._task = task
+        self._ranks = ranks
         self._poisoner = poisoner if config.vaccine else None
         self._evidence = Evidence(network, task, config.evidence)
         self._familiarity: Familiarity | None = None
@@ -85,6 +90,12 @@ class Measurement:
         with torch.no_grad():
             return self._network.outputs(x, snapshot.weights if snapshot else None)
 
+    def whole(self, x: Tensor, y: Tensor, current: Outputs, snapshot: Snapshot, influence: Tensor | None) -> Tensor:
+        """Signals (n, signals), on the CPU, of all ranks' samples, with labels ``y`` (n,), from this rank's own."""
+        with self._ranks.together("evidence"):
+            own = self.matrix(x, self._ranks.own(y), current, snapshot, influence)
+        return self._ranks.gather(own, len(y))
+
     def matrix(self, x: Tensor, y: Tensor, current: Outputs, snapshot: Snapshot, influence: Tensor | None) -> Tensor:
         """Signals (n, signals), on the CPU, of prepared samples whose current outputs are known."""
         return self._signals(View(x, y, current, self.outputs(x, snapshot), influence, self._known))
@@ -92,12 +103,12 @@ class Measurement:
     def advance(self, rows: int) -> Tensor:
         """Measure the next ``rows`` trusted samples under the current model, and at first all; which, as indices."""
         if self._current is None or rows >= self.size:
-            self._current, self._next = self.outputs(self._x), 0
+            self._current, self._next = self._of_probe(self._x), 0
             return torch.arange(self.size)
         chosen = (torch.arange(rows) + self._next) % self.size
         self._next = (self._next + rows) % self.size
         there = chosen.to(self._x.device)
-        for known, now in zip(self._current, self.outputs(self._x[there]), strict=True):
+        for known, now in zip(self._current, self._of_probe(self._x[there]), strict=True):
             if known is not None and now is not None:
                 known[there] = now
         return chosen
@@ -151,7 +162,15 @@ class Measurement:
             evidence = self._of_strain(strain, x, snapshot, trusted.influence)[:, self.judged]
             crafted.setdefault(strain.name, []).append(scale.standardise(evidence))
         clean = scale.standardise(trusted.fit[:, self.judged])
-        return Vaccine.fit(clean, {name: torch.cat(parts) for name, parts in crafted.items()})
+        vaccine = Vaccine.fit(clean, {name: torch.cat(parts) for name, parts in crafted.items()})
+        return replace(vaccine, weights=self._ranks.agree(vaccine.weights))
+
+    def _of_probe(self, x: Tensor, snapshot: Snapshot | None = None) -> Outputs:
+        """Outputs on prepared samples (n, …) of the probe set, each rank having made its own of them."""
+        with self._ranks.together("probe"):
+            logits, features = self.outputs(self._ranks.own(x), snapshot)
+        whole = self._ranks.gather(logits, len(x))
+        return Outputs(whole, None if features is None else self._ranks.gather(features, len(x)))
 
     def _of_strain(self, strain: Strain, x: Tensor, snapshot: Snapshot, influence: Tensor | None) -> Tensor:
         current, historical = self.outputs(strain.x), self.outputs(strain.x, snapshot)
@@ -177,7 +196,7 @@ class Measurement:
     def _remembered(self, snapshot: Snapshot) -> Outputs:
         """A snapshot's outputs on the probe set, which change only when one of the two is replaced."""
         if self._historical is None or self._historical[0] is not snapshot:
-            self._historical = snapshot, self.outputs(self._x, snapshot)
+            self._historical = snapshot, self._of_probe(self._x, snapshot)
         return self._historical[1]
 
     def _split(self, outputs: Outputs) -> tuple[Outputs, Outputs]:

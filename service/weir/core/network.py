@@ -56,6 +56,11 @@ class Network:
         features, self._features = self._features, None
         return Outputs(logits, features)
 
+    @property
+    def has_norm(self) -> bool:
+        """Whether the model has batch norm."""
+        return any(isinstance(module, _BatchNorm) for module in self.module.modules())
+
     @contextmanager
     def training(self, *, freeze_norm: bool) -> Iterator[None]:
         """Train mode inside, eval mode after; with ``freeze_norm`` batch norm keeps its statistics."""

@@ -17,8 +17,8 @@ Discrepancy = Callable[[Tensor], Tensor]
 def judge_mean(x: Tensor, y: Tensor, discrepancy: Discrepancy, threshold: float, correction: Correction) -> Judgement:
     """Discrepancy-aware sample correction as released by Zhu et al. (ICML 2023): one decision for all samples.
 
-    ``discrepancy(x)`` gives nats (n,). Every sample moves while the mean is above ``threshold`` and steps are
-    left; all are learned in the end, corrected or not.
+    ``x`` and ``y`` are this rank's samples; ``discrepancy(x)`` gives nats (n,) of all ranks'. Every sample moves while
+    the mean is above ``threshold`` and steps are left; all are learned in the end, corrected or not.
     """
     first = discrepancy(x)
     mean = float(first.mean())

@@ -14,6 +14,7 @@ from weir.core.gate import Gate
 from weir.core.learner import Before, Learner
 from weir.core.network import Network, Weights
 from weir.core.probe import ProbeSet
+from weir.core.ranks import Ranks
 from weir.core.task import Task
 from weir.types import DeclinePolicy, GateReport, State
 
@@ -35,23 +36,34 @@ class Outcome(NamedTuple):
 class Transaction:
     """Makes updates and takes back those that are not finite or that the gate refuses."""
 
-    def __init__(self, network: Network, task: Task, learner: Learner, config: GateConfig, *, timed: Timed) -> None:
+    def __init__(
+        self, network: Network, task: Task, learner: Learner, config: GateConfig, ranks: Ranks, *, timed: Timed
+    ) -> None:
         """``timed(stage)`` is a context in which the stages gate and learn run."""
         self._network = network
         self._task = task
         self._learner = learner
         self._keeps_best = config.decline_policy is DeclinePolicy.ROLLBACK
+        self._ranks = ranks
         self._timed = timed
         self._gate = Gate(config)
         self._best: Before | None = None
         self._drifted = False
 
     def attempt(
-        self, x: Tensor, y: Tensor, *, seed: int, probe: ProbeSet | None, drift: bool, scored: Tensor | None = None
+        self,
+        x: Tensor,
+        y: Tensor,
+        *,
+        seed: int,
+        probe: ProbeSet | None,
+        drift: bool,
+        scored: Tensor | None = None,
+        total: int | None = None,
     ) -> Outcome:
         """One update on prepared samples (n, …), tested where there is a probe set to test it with.
 
-        ``scored`` are logits of ``x`` that may be learned from, see ``Learner.step``.
+        ``scored`` are logits of ``x`` that may be learned from, ``total`` how many all ranks learn: ``Learner.step``.
         """
         if probe is None or (self._drifted and not drift):
             self._forget_best()  # what was kept below the best on purpose is what a decline is measured from now
@@ -59,7 +71,7 @@ class Transaction:
         if before is not None and self._keeps_best and self._best is None:
             self._gate.reset()
         with self._timed("learn"):
-            loss = self._learner.step(x, y, seed=seed, scored=scored)
+            loss = self._learner.step(x, y, seed=seed, scored=scored, total=total)
         if loss is None or probe is None or before is None:
             return Outcome(loss, None)
         with self._timed("gate"):
@@ -132,6 +144,7 @@ class Transaction:
         x, y = probe.part("gate")
         if rows is not None:
             x, y = x[rows], y[rows]
-        with torch.no_grad():
-            logits = self._network.outputs(self._network.prepare(x), weights).logits
-            return self._task.loss(logits, y.to(self._network.device))
+        with self._ranks.together("gate"), torch.no_grad():
+            logits = self._network.outputs(self._network.prepare(self._ranks.own(x)), weights).logits
+            own = self._task.loss(logits, self._ranks.own(y).to(self._network.device))
+        return self._ranks.gather(own, len(y))
