@@ -39,10 +39,12 @@ def samples(n: int, *, seed: int, wrong: float = 0.0) -> tuple[Tensor, Tensor]:
     return x, torch.where(flipped, (y + 1) % CLASSES, y)
 
 
-def burned_in(place: Path, environment: Mapping[str, str]) -> None:
+NOISY = Recipe(f"{__name__}:noisy", InputSpec((FEATURES,), CLASSES, 0.0, 1.0))
+
+
+def burned_in(place: Path, environment: Mapping[str, str], recipe: Recipe = NOISY) -> None:
     """Make ``place`` a data folder with this model in its first checkpoint, and an empty log."""
     now = time.time()  # an old checkpoint would be dropped for its age
-    recipe = Recipe(f"{__name__}:noisy", InputSpec((FEATURES,), CLASSES, 0.0, 1.0))
     with patch.dict(os.environ, environment):
         settings = config.load(data=place)
     engine = burn_in(recipe, settings.engine(), *samples(120, seed=10), plan=BurnIn(epochs=8, batch=20))

@@ -11,6 +11,7 @@ from weir.config import Settings
 from weir.serving import learning
 from weir.serving.learning import Served
 from weir.serving.publisher import Publisher
+from weir.trainer import NewEngine
 
 
 def serve(settings: Settings) -> None:
@@ -19,9 +20,9 @@ def serve(settings: Settings) -> None:
 
 
 @contextmanager
-def running(settings: Settings) -> Iterator[Served]:
+def running(settings: Settings, own_engine: NewEngine | None = None) -> Iterator[Served]:
     """Everything but the server: a started trainer, and what it publishes until it has drained."""
-    with learning.opened(settings) as own:
+    with learning.opened(settings, own_engine) as own:
         publications = own.stores.publications
         assert publications is not None  # the settings see to it that there is a Redis
         every, address = settings.publish_seconds, found_at(settings)

@@ -19,7 +19,7 @@ from weir.redteam import Cocktail
 from weir.serving import door
 from weir.serving.application import application
 from weir.stores.base import Stores
-from weir.trainer import Retention, Trainer, TrainerConfig
+from weir.trainer import NewEngine, Retention, Trainer, TrainerConfig
 
 logger = logging.getLogger("weir.serving")
 _ROLES = {
@@ -66,14 +66,24 @@ def serve(settings: Settings, running: Running) -> None:
 
 
 @contextmanager
-def opened(settings: Settings) -> Iterator[Served]:
-    """The data folder and the log as this process's own, and a trainer that is not started yet."""
+def opened(settings: Settings, own_engine: NewEngine | None = None) -> Iterator[Served]:
+    """The data folder and the log as this process's own, and a trainer that is not started yet.
+
+    ``own_engine`` makes the engine that learns, where others share its work.
+    """
     with folder.owned(settings.data), folder.stores(settings) as stores, stores.owned():
         keyed = door.check_exposure(settings, stores.keys)
         engine = settings.engine()
         torch.set_num_threads(settings.threads)
         metrics = Metrics(sample_rate=engine.guard.sample_rate)
-        trainer = Trainer(stores, engine, _config(settings), poisoner=Cocktail(), listeners=[metrics.observe])
+        trainer = Trainer(
+            stores,
+            engine,
+            _config(settings),
+            poisoner=Cocktail(),
+            listeners=[metrics.observe],
+            own_engine=own_engine,
+        )
         metrics.watch(lambda: _levels(settings, trainer, stores))
         app = application(
             settings, stores=stores, learner=trainer, replays=trainer.replays, metrics=metrics, keyed=keyed

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from weir.config import Settings
 from weir.serving import learning
 from weir.serving.learning import Served
+from weir.trainer import NewEngine
 
 
 def serve(settings: Settings) -> None:
@@ -16,7 +17,7 @@ def serve(settings: Settings) -> None:
 
 
 @contextmanager
-def running(settings: Settings) -> Iterator[Served]:
+def running(settings: Settings, own_engine: NewEngine | None = None) -> Iterator[Served]:
     """Everything but the server: a started trainer that is drained and checkpointed at the end."""
-    with learning.opened(settings) as own, learning.started(own.trainer):
+    with learning.opened(settings, own_engine) as own, learning.started(own.trainer):
         yield own

@@ -10,7 +10,17 @@ from typing import Any, NamedTuple, Protocol
 
 from weir import codec
 from weir.core import Engine
-from weir.errors import Conflict, DamagedCheckpoint, Fenced, InvalidInput, NotFound, StorageFailed, WeirError
+from weir.errors import (
+    Conflict,
+    DamagedCheckpoint,
+    Fenced,
+    GroupLost,
+    InvalidInput,
+    NotFound,
+    RankFailed,
+    StorageFailed,
+    WeirError,
+)
 from weir.stores import erasure
 from weir.stores.base import CheckpointInfo, Decision, Entry, EntryKind, Held, HeldState, Lineage, Stores
 from weir.trainer.erasure import learned_by
@@ -60,13 +70,15 @@ def run(host: Host, entry: Entry, recorded: Decision | None) -> Outcome:
     """Carry out one command; a WeirError becomes the result ``{"error": ...}``.
 
     With a ``recorded`` decision of an earlier try its result stands: what it changed in the engine is done again, and
-    nothing else is. Raises StorageFailed, Fenced, DamagedCheckpoint when an earlier try cannot be repeated, and
-    Unprocessable for everything else.
+    nothing else is. Raises StorageFailed, Fenced, GroupLost, DamagedCheckpoint when an earlier try cannot be repeated,
+    and Unprocessable for everything else.
     """
     try:
         return COMMANDS[entry.kind](host, entry, None) if recorded is None else _again(host, entry, recorded)
-    except (StorageFailed, Fenced, Unprocessable):
+    except (StorageFailed, Fenced, GroupLost, Unprocessable):
         raise
+    except RankFailed as error:
+        raise Unprocessable(error) from error
     except WeirError as error:
         if recorded is not None:
             raise

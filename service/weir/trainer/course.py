@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from weir import codec
 from weir.core import Engine
-from weir.errors import DamagedCheckpoint, NotReady
+from weir.errors import DamagedCheckpoint, GroupLost, NotReady
 from weir.stores.base import CheckpointInfo, Cursor, DeadLetter, Decision, Held, Lineage, Stores
 from weir.trainer import commands
 from weir.trainer.commands import Outcome, Unprocessable
@@ -57,10 +57,15 @@ class Course:
         *,
         tell: Callable[[StepReport], None],
         clock: Callable[[], float],
+        own_engine: NewEngine | None = None,
     ) -> None:
-        """Resume; raises NotReady without a checkpoint, DamagedCheckpoint when none can be resumed from."""
+        """Resume; ``own_engine`` makes the engine that learns the log, where it is not like those that replay it.
+
+        Raises NotReady without a checkpoint, DamagedCheckpoint when none can be resumed from.
+        """
         self.stores = stores
         self.new_engine = new_engine
+        self._own_engine = own_engine or new_engine
         self.step_size = config.step_size
         self._config = config
         self._tell = tell
@@ -123,9 +128,11 @@ class Course:
         return True
 
     def learn(self, step: Step, recorded: Sequence[SampleVerdict] | None) -> StepReport:
-        """Process one step; raises Unprocessable for whatever the engine raises."""
+        """Process one step; raises Unprocessable for whatever the engine raises, but GroupLost."""
         try:
             self._report = report = self.engine.process(step, recorded)
+        except GroupLost:
+            raise
         except Exception as error:
             raise Unprocessable(error) from error
         self._lineage = extended(self._lineage, self.step)
@@ -150,7 +157,7 @@ class Course:
     def _resume(self) -> None:
         info, state = self._newest()
         saved = Saved.of(state)
-        self.engine = self.new_engine(state)
+        self.engine = self._own_engine(state)
         compare_environment(state, self.engine)
         self.step = info.step
         self.checkpoint_id, self._saved_at = info.id, info.step

@@ -108,13 +108,14 @@ def environment(engine: Engine) -> dict[str, Any]:
         "machine": platform.machine(),
         "device": engine.config.device,
         "threads": torch.get_num_threads(),
+        "ranks": engine.ranks,
     }
 
 
 def compare_environment(state: State, engine: Engine) -> None:
     """Warn when a checkpoint was written elsewhere."""
     then, now = state.values["environment"], environment(engine)
-    changed = [f"{name} was {then.get(name)}, is {now[name]}" for name in now if then.get(name) != now[name]]
+    changed = [f"{name} was {then.get(name)}, is {now[name]}" for name in now if then.get(name, now[name]) != now[name]]
     if changed:
         logger.warning(
             "recovery follows the journal, but its weights may differ in the last bits: %s", ", ".join(changed)

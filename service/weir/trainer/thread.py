@@ -17,7 +17,7 @@ from weir.stores.bell import Bell
 from weir.trainer.course import Course, TrainerConfig
 from weir.trainer.patience import Patience
 from weir.trainer.replays import Replays
-from weir.trainer.rerun import engines
+from weir.trainer.rerun import NewEngine, engines
 from weir.types import LearnerStatus, Publication, StepReport
 
 logger = logging.getLogger("weir.trainer")
@@ -42,8 +42,12 @@ class Trainer:
         poisoner: Poisoner | None = None,
         listeners: Sequence[Listener] = (),
         clock: Callable[[], float] = time.time,
+        own_engine: NewEngine | None = None,
     ) -> None:
-        """Resume from the newest checkpoint; raises NotReady when there is none, DamagedCheckpoint when none loads."""
+        """Resume from the newest checkpoint; ``own_engine`` makes the engine that learns, where others share its work.
+
+        Raises NotReady when there is no checkpoint, DamagedCheckpoint when none loads.
+        """
         self._config = config
         self._listeners = listeners
         self._failure: str | None = None
@@ -56,7 +60,9 @@ class Trainer:
         self._thread = threading.Thread(target=self._run, name="weir-trainer", daemon=True)
         self._checkpoints = stores.checkpoints
         patient = Patience(self._stopping, self._say_what_it_waits_for).over(stores)
-        self._course = Course(patient, engines(engine, poisoner), config, tell=self._tell, clock=clock)
+        self._course = Course(
+            patient, engines(engine, poisoner), config, tell=self._tell, clock=clock, own_engine=own_engine
+        )
         self._reader = Reader(self.engine.recipe, device=engine.device)
         self.publication = self._published()
         self.status = self._measured()

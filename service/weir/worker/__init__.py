@@ -1,0 +1,1 @@
+"""A learner over many processes: ``python -m weir.worker`` under torchrun."""
