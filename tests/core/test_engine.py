@@ -65,7 +65,7 @@ def poisoned(world: World, number: int, n: int = 60) -> tuple[Tensor, Tensor]:
 class TestVeto:
     def test_restores_everything_bit_for_bit(self, noisy_world: World) -> None:
         world = noisy_world
-        engine = world.engine(learner=ROUGH)
+        engine = world.engine(learner=ROUGH, gate=GateConfig(turns=1))
         engine.process(world.step(1, n=40))
         torch.manual_seed(7)
         kept, statistics = bits(engine), weights(engine)

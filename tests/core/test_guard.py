@@ -227,9 +227,10 @@ def test_each_trusted_sample_is_measured_once_in_so_many_steps(world: World, mon
     assert set(rest) == {74}
 
 
-def test_all_are_measured_when_some_show_that_the_model_moved(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_are_measured_when_some_show_that_the_model_moved(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     _, *rest = calibrations(world, monkeypatch, lr=0.5, refresh=98, steps=9)
-    assert rest.count(3 + 294) > 4
+    assert min(rest) == 3  # a hundredth each time, and twice as many as long as that is not enough
+    assert sum(rows >= 3 + 6 for rows in rest) > 4
 
 
 def test_nothing_is_calibrated_right_after_a_replacement(world: World) -> None:
@@ -246,7 +247,7 @@ def test_nothing_is_calibrated_right_after_a_replacement(world: World) -> None:
 
 
 @pytest.mark.parametrize("ring", [{"lag": 2}, {"lag": 6, "every": 3}])
-def test_clean_steps_raise_no_alarm_against_a_ring_however_rare_the_refresh(world: World, ring: dict[str, int]) -> None:
+def test_clean_steps_raise_no_alarm_against_a_ring_however_rare_the_refresh(world: World, ring: dict[str, Any]) -> None:
     """The last few updates are small or large: a calibration of a few steps ago says nothing about them."""
     engine = world.engine(
         guard=guard(refresh=10, step_rate=1e-3, producer_rate=1e-3),

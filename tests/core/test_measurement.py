@@ -225,6 +225,12 @@ class Counter:
         self.sizes.append(len(inputs[0]))
 
 
+def taken(network: Network) -> Snapshot:
+    """A snapshot of a network as it is."""
+    weights = network.snapshot()
+    return Snapshot(0, weights, weights)
+
+
 def measuring(network: Network, world: World, *, seed: int = 11) -> Measurement:
     """A measurement of its own, with a probe set."""
     made = Measurement(network, Classification(), GuardConfig(**CALM), None)
@@ -244,11 +250,11 @@ def test_a_snapshots_outputs_on_the_probe_set_are_computed_once(world: World) ->
         measurement.trusted(snapshot)
         return counter.sizes
 
-    one, whole = Snapshot(0, network.snapshot()), measurement.size
+    one, whole = taken(network), measurement.size
     assert whole == sum(len(measurement.probe.part(name).y) for name in ("fit", "threshold") if measurement.probe)
     assert forwards(one, 10) == [whole, whole]  # now and then
     assert forwards(one, 10) == forwards(one, 10) == [10]  # then is known, and most of now
-    other = Snapshot(0, network.snapshot())
+    other = taken(network)
     assert forwards(other, 10) == [10, whole]  # another snapshot is not taken for the first
     assert forwards(other, 10) == [10]
     measurement.probe = ProbeSet(*world.samples(420, seed=12), created_at=0.0, source="tests")
@@ -257,7 +263,7 @@ def test_a_snapshots_outputs_on_the_probe_set_are_computed_once(world: World) ->
 
 def test_some_trusted_samples_are_measured_at_a_time_and_each_in_its_turn(world: World) -> None:
     network = world.network()
-    rolling, snapshot = measuring(network, world), Snapshot(0, network.snapshot())
+    rolling, snapshot = measuring(network, world), taken(network)
     then = rolling.trusted(snapshot)
     network.load(Network(world.recipe, seed=9).snapshot())
     now, everything = measuring(network, world).trusted(snapshot), torch.arange(rolling.size)
@@ -275,7 +281,7 @@ def test_some_trusted_samples_are_measured_at_a_time_and_each_in_its_turn(world:
 
 def test_a_restart_goes_on_where_the_measuring_was(world: World) -> None:
     network = world.network()
-    straight, again, snapshot = measuring(network, world), measuring(network, world), Snapshot(0, network.snapshot())
+    straight, again, snapshot = measuring(network, world), measuring(network, world), taken(network)
     for _ in range(3):
         straight.advance(40)
     again.load_state(straight.state())
@@ -291,15 +297,13 @@ def test_the_fit_part_is_measured_as_if_it_were_not_known(world: World) -> None:
     network = world.network()
     measurement = Measurement(network, Classification(), GuardConfig(**CALM), None)
     measurement.probe = ProbeSet(*world.samples(420, seed=11), created_at=0.0, source="tests")
-    trusted = measurement.trusted(Snapshot(0, network.snapshot()))
+    trusted = measurement.trusted(taken(network))
     distance = measurement.names.index("mahalanobis")
     own, fresh = trusted.fit[:, distance], trusted.threshold[:, distance]
     assert float(own.mean()) == pytest.approx(float(fresh.mean()), rel=0.1)
     part = measurement.probe.part("fit")
     with torch.no_grad():
-        known = measurement.matrix(
-            part.x, part.y, network.outputs(part.x), Snapshot(0, network.snapshot()), trusted.influence
-        )
+        known = measurement.matrix(part.x, part.y, network.outputs(part.x), taken(network), trusted.influence)
     assert bool((known[:, distance] < own).all())
 
 

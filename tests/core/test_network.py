@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from weir.core.network import Network
-from weir.types import InputSpec, Recipe
+from weir.core.snapshots import scoring
+from weir.types import Arithmetic, InputSpec, Recipe
 
 if TYPE_CHECKING:
     from tests.core.conftest import World
@@ -130,3 +131,20 @@ def test_batch_norm_serves_for_both_when_it_is_frozen(
 ) -> None:
     network = Network(replace(image_recipe, options={**image_recipe.options, "norm": norm}))
     assert network.trains_as_it_scores(freeze_norm=frozen) is same
+
+
+@pytest.mark.parametrize(("arithmetic", "error"), [(Arithmetic.FLOAT32, 1e-5), (Arithmetic.BFLOAT16, 2e-2)])
+def test_a_snapshot_scores_as_its_weights_do_in_any_arithmetic(
+    image_recipe: Recipe, arithmetic: Arithmetic, error: float
+) -> None:
+    """The relative error against the plain pass in float32."""
+    network = Network(image_recipe)
+    for seed in range(5):
+        x = network.prepare(torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(seed)))
+        with torch.no_grad():
+            plain, scored = network.outputs(x), network.outputs(x, scoring(network.snapshot(), arithmetic))
+        assert scored.logits.dtype == torch.float32
+        assert float((scored.logits - plain.logits).abs().max() / plain.logits.abs().max()) < error
+        assert plain.features is not None
+        assert scored.features is not None
+        assert float((scored.features - plain.features).abs().max() / plain.features.abs().max()) < error

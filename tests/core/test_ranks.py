@@ -115,7 +115,8 @@ def test_a_rank_that_leaves_its_course_ends_the_group(job: Any) -> None:
 
 
 def dies(group: Group, who: int) -> Any:
-    """One rank is killed, and the other waits for it; and once more."""
+    """One rank is killed once both have met, and the other waits for it; and once more."""
+    group.settled(lambda: None)
     if group.rank == who:
         os.kill(os.getpid(), signal.SIGKILL)
     told = []

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
 
 from weir.core.config import SnapshotConfig
 from weir.core.snapshots import Snapshots
-from weir.types import State
+from weir.types import Arithmetic, State
 
 CPU = torch.device("cpu")
 
@@ -27,7 +28,7 @@ def run(snapshots: Snapshots, first: int, last: int) -> list[int | None]:
     return ages
 
 
-def ring(**config: int) -> Snapshots:
+def ring(**config: Any) -> Snapshots:
     snapshots = Snapshots(SnapshotConfig(**config))
     snapshots.trust(-100, {"w": torch.tensor([-100.0])})
     return snapshots
@@ -77,7 +78,7 @@ def test_without_a_lag_the_anchor_stays_whatever_streams_in() -> None:
 
 
 @pytest.mark.parametrize("config", [{}, {"lag": 4}, {"lag": 9, "every": 2}])
-def test_a_restart_goes_on_alike(config: dict[str, int]) -> None:
+def test_a_restart_goes_on_alike(config: dict[str, Any]) -> None:
     one, other = ring(**config), Snapshots(SnapshotConfig(**config))
     run(one, 1, 13)
     state = one.state()
@@ -94,3 +95,17 @@ def test_a_shorter_ring_keeps_the_newest() -> None:
     reference = short.reference()
     assert reference is not None
     assert reference.updates == 18
+
+
+def test_the_anchor_scores_in_its_arithmetic_and_is_kept_to_the_last_bit() -> None:
+    weights = {"w": torch.rand(4, 3, 3, 3), "b": torch.rand(4), "n": torch.tensor([3])}
+    snapshots = Snapshots(SnapshotConfig(arithmetic=Arithmetic.BFLOAT16))
+    snapshots.trust(0, weights)
+    again = Snapshots(SnapshotConfig())
+    again.load_state(snapshots.state(), CPU)
+    for held, dtype in ((snapshots.anchor, torch.bfloat16), (again.anchor, torch.float32)):
+        assert held is not None
+        assert all(torch.equal(held.weights[name], tensor) for name, tensor in weights.items())
+        assert [held.scoring[name].dtype for name in ("w", "b", "n")] == [dtype, dtype, torch.int64]
+        assert held.scoring["w"].is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(held.scoring["w"].float(), weights["w"], rtol=1e-2, atol=0)

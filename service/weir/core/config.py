@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from weir.errors import InvalidSetting
-from weir.types import BreakerPolicy, DeclinePolicy, EvidenceSet, GuardMode
+from weir.types import Arithmetic, BreakerPolicy, DeclinePolicy, EvidenceSet, GuardMode
 
 
 def tunable(default: Any, help: str, *, low: float | None = None, high: float | None = None) -> Any:
@@ -45,6 +45,9 @@ class SnapshotConfig(Tunables):
 
     lag: int | None = tunable(None, "updates between the snapshot and now; unset: the trusted anchor", low=1)
     every: int = tunable(1, "updates between two snapshots of the ring", low=1)
+    arithmetic: Arithmetic = tunable(
+        Arithmetic.FLOAT32, "what the snapshot scores in: float32, or bfloat16 where the device is made for it"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

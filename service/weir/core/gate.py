@@ -11,6 +11,9 @@ from weir.core.calibration import NORMAL
 from weir.core.config import GateConfig
 from weir.types import DeclinePolicy, GateReport, State
 
+DOUBT = 1.0  # standard errors
+FEWEST = 50  # samples in a glance: fewer see too little, and where there are not many all cost little
+
 
 class Gate:
     """A paired one-sided t-test of the losses on the probe set's gate part, after a tentative step against before.
@@ -19,11 +22,11 @@ class Gate:
     of the rate, so that at most ``rate`` of harmless steps are undone. What passes has done at most ``tolerance`` of
     mean harm in one step, and ``decline`` in all, beyond what the test cannot tell.
 
-    Most steps need no test. A glance at some of the samples, others each time, compares them with what they were when
-    they were last looked at: where their mean loss has not risen by more than the tolerance, and that of all as far as
-    known is within the decline, the step passes. A test of all follows where it has. Half as many standard errors lie
-    between tolerance and bound in a glance at a quarter as in the test, so that a step on the bound escapes the glance
-    once in twelve times, one with twice the excess once in four hundred; the next glances see what it did.
+    Most steps need no test. A glance at some of the samples, others each time, holds them against what they were when
+    they were last looked at, and the step passes unless it is in doubt: unless their loss has risen beyond the
+    tolerance by a standard error, or all as far as known fail the second test. A glance at a quarter has twice the
+    standard error: a step on the bound of the test escapes it one time in three, one with twice the excess one time in
+    thirty, and what it did is seen by the glances that follow.
     """
 
     def __init__(self, config: GateConfig) -> None:
@@ -39,9 +42,10 @@ class Gate:
 
     def rows(self, n: int) -> Tensor | None:
         """Which of ``n`` samples to glance at next; None where all are to be tested."""
-        if self._known is None or self._best is None or self._config.turns == 1:
+        rows = max(FEWEST, math.ceil(n / self._config.turns))
+        if self._known is None or self._best is None or rows >= n:
             return None
-        return (torch.arange(math.ceil(n / self._config.turns)) + self._next) % n
+        return (torch.arange(rows) + self._next) % n
 
     def glance(self, rows: Tensor, after: Tensor) -> GateReport | None:
         """Let a step pass by its losses (k,) on some rows; None where only a test can tell."""
@@ -49,11 +53,13 @@ class Gate:
         assert self._best is not None
         known = self._known.clone()
         known[rows] = after
-        harm, decline = torch.stack([(after - self._known[rows]).mean(), (known - self._best).mean()]).tolist()
-        if not (harm <= self._config.tolerance and decline <= self._config.decline):  # not: NaN
+        rise, threshold = after - self._known[rows], self._threshold(len(known))
+        if not paired_statistic(rise, self._config.tolerance) <= min(DOUBT, threshold / 2):  # not: it may be no number
+            return None
+        if not paired_statistic(known - self._best, self._config.decline) <= threshold:
             return None
         self._known, self._next = known, int(rows[-1] + 1) % len(known)
-        return GateReport(harm)
+        return GateReport(float(rise.mean()))
 
     def test(self, before: Tensor, after: Tensor, *, drift: bool = False) -> GateReport:
         """Judge a tentative step by its losses per sample (n,), nats; ``harm`` is the mean of after − before.
@@ -62,7 +68,7 @@ class Gate:
         """
         if self._best is None:
             self._best = before.clone()
-        threshold = student_quantile(1 - self._config.rate / 2, len(before) - 1)
+        threshold = self._threshold(len(before))
         harm = float((after - before).mean())
         statistic = paired_statistic(after - before, self._config.tolerance)
         decline = paired_statistic(after - self._best, self._config.decline)
@@ -93,6 +99,10 @@ class Gate:
     def forget(self) -> None:
         """Glance at nothing before the next test: the weights have been replaced."""
         self._known = None
+
+    def _threshold(self, n: int) -> float:
+        """The bound on each of the two statistics of ``n`` samples."""
+        return student_quantile(1 - self._config.rate / 2, n - 1)
 
     def state(self) -> State:
         """Everything a restart needs."""
@@ -125,5 +135,5 @@ def student_quantile(probability: float, freedom: int) -> float:
 
 
 def finite(*values: Tensor) -> Tensor:
-    """Whether every number is finite, as one bool on the device."""
-    return torch.stack([value.isfinite().all() for value in values]).all()
+    """Whether every number is finite, as one bool on the device: their sum is, which makes no copy of them."""
+    return torch.stack([value.sum().float() for value in values]).isfinite().all()

@@ -25,7 +25,7 @@ from weir.core.task import Task
 from weir.core.vaccine import Poisoner, Vaccine
 from weir.types import GuardMode, Reason, SampleVerdict, State, Step, Verdict
 
-STALE = 0.1  # spreads that trusted evidence may have moved, on average, since it was measured
+STALE = 0.2  # spreads that the oldest trusted evidence may have moved on average; that of all, about half of it
 
 
 class Guard:
@@ -246,20 +246,22 @@ class Guard:
     def _calibrated(self, snapshot: Snapshot, step: Step) -> Calibration:
         """The calibration for this step: of trusted samples of which each was measured in the last ``refresh`` steps.
 
-        Some are measured at each step. Where these show that the others no longer are what they were, all are; so they
-        are before a vaccination, and always against the ring: discrepancies to the distant anchor change slowly, those
-        to a snapshot of the ring are as small as the last few updates.
+        Those that were longest not are measured at each step, and more of them until they are what they were. All are
+        before a vaccination, and always against the ring: discrepancies to the distant anchor change slowly, those to a
+        snapshot of the ring are as small as the last few updates.
         """
         self._vaccine_age += 1
         measured = self._measurement
         due = measured.vaccinates and self._vaccine_age >= self._config.vaccine_refresh
         vaccinates = due and self.mode is not GuardMode.DSC
         known = self._calibration if snapshot is self._snapshots.anchor and not vaccinates else None
-        rows = measured.advance(measured.size if known is None else math.ceil(measured.size / self._config.refresh))
-        trusted = measured.trusted(snapshot)
-        if known is not None and known.shift(known.trusted.rows(rows), trusted.rows(rows)) > STALE:
-            measured.advance(measured.size)
+        rows = measured.size if known is None else math.ceil(measured.size / self._config.refresh)
+        while True:
+            oldest = measured.advance(rows)
             trusted = measured.trusted(snapshot)
+            if known is None or known.shift(known.trusted.rows(oldest), trusted.rows(oldest)) <= STALE:
+                break
+            known, rows = (None if rows >= measured.size else known), 2 * rows
         if vaccinates:
             self._vaccinate(snapshot, trusted, step)
         return self._use(trusted)

@@ -88,7 +88,7 @@ class Measurement:
     def outputs(self, x: Tensor, snapshot: Snapshot | None = None) -> Outputs:
         """Outputs of the current model, or of a snapshot, on prepared samples; no gradients."""
         with torch.no_grad():
-            return self._network.outputs(x, snapshot.weights if snapshot else None)
+            return self._network.outputs(x, snapshot.scoring if snapshot else None)
 
     def whole(self, x: Tensor, y: Tensor, current: Outputs, snapshot: Snapshot, influence: Tensor | None) -> Tensor:
         """Signals (n, signals), on the CPU, of all ranks' samples, with labels ``y`` (n,), from this rank's own."""

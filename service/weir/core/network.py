@@ -51,10 +51,13 @@ class Network:
         self._features = inputs[0] if inputs[0].ndim == 2 else None
 
     def outputs(self, x: Tensor, weights: Weights | None = None) -> Outputs:
-        """Eval-mode outputs for prepared ``x``, with the model's own weights or with a snapshot's."""
-        logits = self.module(x) if weights is None else functional_call(self.module, dict(weights), (x,))
+        """Eval-mode outputs for prepared ``x``, in float32, with the model's own weights or in those of a snapshot."""
+        if weights is None:
+            logits = self.module(x)
+        else:
+            logits = functional_call(self.module, dict(weights), (x.to(_dtype(weights)),)).float()
         features, self._features = self._features, None
-        return Outputs(logits, features)
+        return Outputs(logits, None if features is None else features.float())
 
     @property
     def has_norm(self) -> bool:
@@ -109,3 +112,8 @@ class Network:
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(weights[name])
+
+
+def _dtype(weights: Weights) -> torch.dtype:
+    """What these weights compute in; models of other types than one are not made here."""
+    return next((tensor.dtype for tensor in weights.values() if tensor.is_floating_point()), torch.float32)

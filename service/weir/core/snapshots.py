@@ -10,14 +10,20 @@ from torch import Tensor
 
 from weir.core.config import SnapshotConfig
 from weir.core.network import Weights
-from weir.types import State
+from weir.types import Arithmetic, State
+
+DTYPES = {Arithmetic.FLOAT32: torch.float32, Arithmetic.BFLOAT16: torch.bfloat16}
 
 
 class Snapshot(NamedTuple):
-    """A historical model and the number of updates it had seen."""
+    """A historical model and the number of updates it had seen; ``scoring`` are its weights as it scores with them.
+
+    Those of the ring's score as they are: how little they differ from the current model is less than a rounding.
+    """
 
     updates: int
     weights: Weights
+    scoring: Weights
 
 
 class Snapshots:
@@ -33,11 +39,11 @@ class Snapshots:
 
     def record(self, updates: int, weights: Weights) -> None:
         """Keep a copy of the model as it is after ``updates`` updates."""
-        self._ring.append(Snapshot(updates, _laid_out(weights)))
+        self._ring.append(Snapshot(updates, weights, weights))
 
     def trust(self, updates: int, weights: Weights) -> None:
         """Make a model the anchor."""
-        self.anchor = Snapshot(updates, _laid_out(weights))
+        self.anchor = Snapshot(updates, weights, scoring(weights, self._config.arithmetic))
 
     def forget_after(self, updates: int) -> None:
         """Drop what the ring holds of a future that has been undone."""
@@ -71,20 +77,23 @@ class Snapshots:
         self._ring.clear()
         self.anchor = None
         for slot, updates in state.values.items():
-            snapshot = Snapshot(updates, _laid_out(state.part(slot).tensors, device))
+            weights = {name: tensor.to(device) for name, tensor in state.part(slot).tensors.items()}
             if slot == "anchor":
-                self.anchor = snapshot
+                self.trust(updates, weights)
             else:
-                self._ring.append(snapshot)
+                self.record(updates, weights)
 
 
-def _laid_out(weights: Weights, device: torch.device | None = None) -> dict[str, Tensor]:
-    """The weights with channels last, in which convolutions go forward faster by a sixth.
+def scoring(weights: Weights, arithmetic: Arithmetic) -> dict[str, Tensor]:
+    """Weights to score with: channels last, in which convolutions go forward faster by a sixth, in this arithmetic.
 
     Not so the model that learns: torch 2.13 corrupted memory in second derivatives of convolutions in that layout.
     """
-    layouts = {4: torch.channels_last}
+    layouts, dtype = {4: torch.channels_last}, DTYPES[arithmetic]
     return {
-        name: tensor.to(device or tensor.device, memory_format=layouts.get(tensor.ndim, torch.preserve_format))
+        name: tensor.to(
+            dtype if tensor.is_floating_point() else tensor.dtype,
+            memory_format=layouts.get(tensor.ndim, torch.preserve_format),
+        )
         for name, tensor in weights.items()
     }
