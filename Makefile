@@ -7,7 +7,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check stack-test attack soak pressure throughput clean
+.PHONY: help demo test check stack-test attack soak pressure throughput bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,17 @@ pressure: $(READY) ## producers at twice the learner's speed for a minute, on bo
 throughput: $(READY) ## what durable appends cost on this disk
 	@$(BIN)/python -m tests.faults.throughput
 	@$(BIN)/python -m tests.faults.table
+
+# One thread a rank and a server: two cores are all that is asked for.
+bench: $(READY) ## what Weir costs in speed on this machine: benchmarks/performance.md, 10 minutes
+	@$(BIN)/weir bench overhead --json benchmarks/overhead.json
+	@$(BIN)/weir bench published --json benchmarks/published.json
+	@$(BIN)/weir bench ingest --json benchmarks/ingest.json
+	@$(BIN)/weir bench predict --json benchmarks/predict.json
+	@$(BIN)/weir bench ranks --json benchmarks/ranks.json
+	@$(BIN)/weir bench scaling --json benchmarks/scaling.json
+	@$(BIN)/weir bench startup --json benchmarks/startup.json
+	@$(BIN)/weir bench performance benchmarks/*.json
 
 clean: ## remove the virtual environment and every cache
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build service/weir.egg-info

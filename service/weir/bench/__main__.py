@@ -13,10 +13,9 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from weir.bench import grid, ranks, runs, scaling, service
+from weir.bench import grid, performance, runs, service, speed
 from weir.bench.guards import GUARDS
 from weir.bench.harness import Cell, Harness
-from weir.bench.overhead import Plan, measure, table
 from weir.bench.report import markdown
 from weir.bench.scenario import SCENARIOS
 from weir.bench.summary import required, summary
@@ -25,90 +24,13 @@ from weir.bench.terms import PRESETS, Terms, changed
 from weir.errors import InvalidSetting, WeirError
 
 app = typer.Typer(help="Measurements, as ratios against a stated baseline in the same run.", no_args_is_help=True)
-app.command()(service.ingest)
-app.command()(service.predict)
-app.command()(service.startup)
+for command in (*speed.COMMANDS, *service.COMMANDS, performance.performance):
+    app.command()(command)
 
 
 @app.callback()
 def main() -> None:
     """Measurements, as ratios against a stated baseline in the same run."""
-
-
-@app.command()
-def overhead(
-    model: Annotated[str, typer.Option(help="resnet18 or cnn.")] = Plan.model,
-    width: Annotated[int, typer.Option(help="Width of the model.", min=1)] = Plan.width,
-    norm: Annotated[str, typer.Option(help="resnet18: batch, group or none.")] = Plan.norm,
-    batch: Annotated[int, typer.Option(help="Samples per update.", min=2)] = Plan.batch,
-    probe: Annotated[int, typer.Option(help="Samples in the probe set.", min=400)] = Plan.probe,
-    rounds: Annotated[int, typer.Option(help="Counted rounds.", min=1)] = Plan.rounds,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = Plan.device,
-    threads: Annotated[int, typer.Option(help="Threads of torch.", min=1)] = Plan.threads,
-    seed: Annotated[int, typer.Option(help="Seed of the traffic.")] = Plan.seed,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
-) -> None:
-    """Guarded against unguarded updates on clean traffic, in the default configuration.
-
-    Every round updates each engine once on the same batch; the ratio is taken within the round.
-    """
-    plan = Plan(
-        model=model,
-        width=width,
-        norm=norm,
-        batch=batch,
-        probe=probe,
-        rounds=rounds,
-        device=device,
-        threads=threads,
-        seed=seed,
-    )
-    with typer.progressbar(length=plan.warmup + plan.rounds, label="rounds") as bar:
-        result = measure(plan, progress=lambda _: bar.update(1))
-    _tell(table(result), result, json_file)
-
-
-@app.command("ranks")
-def measure_ranks(
-    model: Annotated[str, typer.Option(help="resnet18 or cnn.")] = ranks.Plan.model,
-    width: Annotated[int, typer.Option(help="Width of the model.", min=1)] = ranks.Plan.width,
-    step: Annotated[int, typer.Option(help="Samples per step; weak scaling: for each rank.", min=1)] = ranks.Plan.step,
-    probe: Annotated[int, typer.Option(help="Samples in the probe set.", min=400)] = ranks.Plan.probe,
-    groups: Annotated[str, typer.Option("--ranks", help="Numbers of ranks, with commas.")] = "1,2",
-    rounds: Annotated[int, typer.Option(help="Counted steps.", min=1)] = ranks.Plan.rounds,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = ranks.Plan.device,
-    threads: Annotated[int, typer.Option(help="Threads of torch, in each rank.", min=1)] = ranks.Plan.threads,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
-) -> None:
-    """Steps shared out among ranks that torchrun starts here: strong scaling, then weak."""
-    numbers = tuple(int(number) for number in groups.split(","))
-    plan = ranks.Plan(
-        model=model,
-        width=width,
-        step=step,
-        probe=probe,
-        ranks=numbers,
-        rounds=rounds,
-        device=device,
-        threads=threads,
-    )
-    with typer.progressbar(length=2 * len(numbers), label="groups") as bar:
-        result = ranks.measure(plan, progress=lambda: bar.update(1))
-    _tell(ranks.table(result), result, json_file)
-
-
-@app.command("scaling")
-def model_scaling(
-    model: Annotated[str, typer.Option(help="resnet18 or cnn.")] = scaling.Plan.model,
-    width: Annotated[int, typer.Option(help="Width of the model.", min=1)] = scaling.Plan.width,
-    step: Annotated[int, typer.Option(help="Samples per step.", min=1)] = scaling.Plan.step,
-    probe: Annotated[int, typer.Option(help="Samples in the probe set.", min=400)] = scaling.Plan.probe,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
-) -> None:
-    """A model of 1 to 64 GPUs: what a step spends where, and which part gives out first."""
-    torch.set_num_threads(1)
-    result = scaling.model(scaling.Plan(model=model, width=width, step=step, probe=probe))
-    _tell(scaling.table(result), result, json_file)
 
 
 @app.command()
@@ -190,12 +112,6 @@ def report(
         typer.echo(line, err=True)
     if missed:
         raise typer.Exit(1)
-
-
-def _tell(shown: str, result: dict[str, Any], json_file: Path | None) -> None:
-    typer.echo(shown)
-    if json_file:
-        json_file.write_text(json.dumps(result, indent=2) + "\n")
 
 
 def _pictures(rows: Sequence[dict[str, Any]], out: Path) -> list[str]:

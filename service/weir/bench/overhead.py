@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from weir.bench import traffic
-from weir.core import Engine, EngineConfig, GuardConfig, LearnerConfig
+from weir.core import Engine, EngineConfig, GuardConfig, LearnerConfig, SnapshotConfig
 from weir.core.models import build
 from weir.redteam import Cocktail
-from weir.types import GuardMode, Step, StepReport, Verdict
+from weir.types import Arithmetic, GuardMode, Step, StepReport, Verdict
 
 LEARNER = LearnerConfig()
 BACKWARD = 2  # a backward pass counts as two forward passes
@@ -30,11 +30,7 @@ TABLE_HEAD = (
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is measured: ``rounds`` times, every subject updates once on the same batch of Gaussian images.
-
-    ``rounds`` is a whole number of the cycles in which probe set and gate are gone through, so that what is done
-    once in a cycle is paid for once.
-    """
+    """What is measured: ``rounds`` times, every subject updates once on the same batch of Gaussian images."""
 
     model: str = "resnet18"
     width: int = 64
@@ -42,8 +38,8 @@ class Plan:
     freeze_norm: bool = True
     batch: int = 128
     probe: int = 1000
-    rounds: int = 32
-    warmup: int = 8
+    rounds: int = 16
+    warmup: int = 3
     device: str = "cpu"
     threads: int = 2
     seed: int = 0
@@ -77,10 +73,16 @@ def measure(plan: Plan, progress: Callable[[int], None] = lambda done: None) -> 
     torch.set_num_threads(plan.threads)
     config = EngineConfig(learner=replace(LEARNER, freeze_norm=plan.freeze_norm), device=plan.device)
     model = traffic.recipe(plan.model, plan.width, plan.norm)
-    make = traffic.burned_in(model, config, probe=plan.probe, seed=plan.seed, poisoner=Cocktail())
-    off, weir = (make(replace(config, guard=GuardConfig(mode=mode))) for mode in (GuardMode.OFF, GuardMode.WEIR))
+    make = traffic.burned_in(model, config, probe=plan.probe, seed=plan.seed)
+    off = make(replace(config, guard=GuardConfig(mode=GuardMode.OFF)))
+    cheaper = replace(config, snapshots=SnapshotConfig(arithmetic=Arithmetic.BFLOAT16))
     plain = Plain(off, config.learner)
-    subjects = [Timed("plain", plain, plan), Timed("off", Guarded(off), plan), Timed("weir", Guarded(weir), plan)]
+    subjects = [
+        Timed("plain", plain, plan),
+        Timed("off", Guarded(off), plan),
+        Timed("weir", Guarded(make(config, poisoner=Cocktail())), plan),
+        Timed("weir, anchor in bfloat16", Guarded(make(cheaper)), plan),
+    ]
     generator = torch.Generator().manual_seed(plan.seed + 1)
     for number in range(plan.warmup + plan.rounds):
         step = traffic.step(number, *traffic.samples(plan.batch, generator))

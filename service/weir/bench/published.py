@@ -161,10 +161,10 @@ class Rule(Protocol):
 class Bench:
     """The subjects on one kind of traffic."""
 
-    def __init__(self, plan: Plan, make: Callable[[EngineConfig], Engine], config: EngineConfig) -> None:
+    def __init__(self, plan: Plan, make: traffic.Maker, config: EngineConfig) -> None:
         self._plan = plan
         self._weir_passes = Passes(plan.batch)
-        self.engine = make(config)
+        self.engine = make(config, poisoner=Cocktail())
         self._weir_passes.watch(self.engine.network.module)
         self._touched: list[float] = []
         self._rules: dict[str, tuple[Rule, Passes]] = {}
@@ -227,7 +227,7 @@ def measure(plan: Plan, progress: Callable[[int], None] = lambda done: None) -> 
     config = EngineConfig(guard=GuardConfig(), device=plan.device)
     correcting = replace(config, correction=CorrectionConfig(enabled=True, epsilon=EPSILON, steps=STEPS))
     model = traffic.recipe(plan.model, plan.width, plan.norm)
-    make = traffic.burned_in(model, config, probe=plan.probe, seed=plan.seed, poisoner=Cocktail())
+    make = traffic.burned_in(model, config, probe=plan.probe, seed=plan.seed)
     rows, done = [], 0
     for kind, threshold, chosen in (
         ("clean, under the rule's threshold", NEVER, config),

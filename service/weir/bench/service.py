@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -76,3 +76,6 @@ def _told(table: str, result: Mapping[str, Any], json_file: Path | None) -> None
     typer.echo(table)
     if json_file:
         json_file.write_text(json.dumps(result, indent=2) + "\n")
+
+
+COMMANDS: tuple[Callable[..., None], ...] = (ingest, predict, startup)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -40,9 +39,14 @@ def step(number: int, x: Tensor, y: Tensor) -> Step:
     return Step(number, x, y, [SampleRef(f"bench{number}", index) for index in range(len(y))], ["bench"] * len(y))
 
 
-def burned_in(
-    model: Recipe, config: EngineConfig, *, probe: int, seed: int, poisoner: Poisoner | None = None
-) -> Callable[[EngineConfig], Engine]:
+class Maker(Protocol):
+    """Makes engines that begin where burn-in ended."""
+
+    def __call__(self, chosen: EngineConfig, *, poisoner: Poisoner | None = None) -> Engine:
+        """An engine of this configuration."""
+
+
+def burned_in(model: Recipe, config: EngineConfig, *, probe: int, seed: int) -> Maker:
     """Learn the traffic once; gives engines of any configuration that begin there.
 
     A ``probe`` of nought leaves the probe set out; an engine whose guard is off would only pay for reports on it.
@@ -51,7 +55,7 @@ def burned_in(
     state = burn_in(model, config, *samples(BURN_IN, generator), plan=PLAN).state()
     trusted = samples(probe, generator) if probe else None
 
-    def engine(chosen: EngineConfig) -> Engine:
+    def engine(chosen: EngineConfig, *, poisoner: Poisoner | None = None) -> Engine:
         made = Engine(model, chosen, poisoner=poisoner)
         made.load_state(state)
         if trusted is not None and chosen.guard.mode is not GuardMode.OFF:

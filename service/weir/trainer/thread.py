@@ -199,8 +199,8 @@ class Trainer:
 def _give_way() -> None:
     """Let whoever asks for a prediction or delivers a batch go first where there are fewer cores than threads.
 
-    Linux has a priority for each thread, which the threads that torch starts from this one inherit. Without it the
-    slowest of a hundred predictions take twice to three times as long while the learner is busy.
+    Linux has a priority for each thread, which the threads that torch starts from this one inherit. What it gives is in
+    benchmarks/performance-notes.md.
     """
     thread = threading.get_native_id()
     os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICENESS)
