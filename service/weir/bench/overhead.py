@@ -178,6 +178,7 @@ class Timed:
         report = self._subject.update(step)
         traffic.synchronise(self._plan.device)
         seconds = time.perf_counter() - start
+        self._counting = False
         if self._first_seconds is None:
             self._first_seconds = seconds
         if counted:
