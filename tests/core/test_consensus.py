@@ -11,7 +11,7 @@ from torch import Tensor
 
 from weir.core import consensus as module
 from weir.core.calibration import Calibration, Trusted
-from weir.core.consensus import ACTIVE, ESTABLISHED, Common, Consensus
+from weir.core.consensus import ACTIVE, ESTABLISHED, Common, Consensus, Middle
 from weir.types import State
 
 RATE = 0.001
@@ -228,3 +228,13 @@ def test_what_is_over_is_forgotten(calibration: Calibration) -> None:
     calm = [explain(consensus, rows([0.0] * 5, seed=step), NAMES, step, calibration).drift for step in range(10, 30)]
     assert calm[0]
     assert not any(calm[-8:])
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 8, 31])
+def test_a_median_without_one_row_is_that_of_the_others(n: int) -> None:
+    values = torch.randn(n, 40, generator=torch.Generator().manual_seed(n)).round()  # many of them tie
+    middle = Middle(values)
+    assert torch.equal(middle.without(None), values.median(0).values)
+    for row in range(n):
+        others = [other for other in range(n) if other != row]
+        assert torch.equal(middle.without(row), values[others].median(0).values)

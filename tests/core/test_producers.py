@@ -278,3 +278,30 @@ def test_forgetting_takes_the_evidence_and_leaves_the_counts(calibration: Calibr
     assert (found.seen, found.held, found.standing) == (2, 2, Standing.GOOD)
     assert (found.score, found.sequential_score, found.suspect_share) == (None, None, None)
     assert not observe(producers, scores(20, seed=9), ["eve"] * 20, calibration)
+
+
+def test_the_reports_are_those_of_the_records_whoever_was_seen_and_forgotten(
+    calibration: Calibration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_PRODUCERS", 5)
+    producers = Producers(GuardConfig())
+    for turn in range(40):
+        names = [f"p{(turn * turn + row) % 8}" for row in range(3)]
+        if turn == 20:
+            producers.forget()
+        if turn % 3:
+            observe(producers, scores(3, seed=turn), names, calibration)
+        producers.count(names, [SampleVerdict(Verdict.ACCEPT, Reason.CLEAN)] * 3)
+        if turn % 2:
+            restored = Producers(GuardConfig())
+            restored.load_state(producers.state())
+            assert producers.report() == restored.report()  # which makes all of them
+
+
+def test_only_who_was_seen_since_is_reported_anew(calibration: Calibration) -> None:
+    producers = Producers(GuardConfig())
+    observe(producers, scores(3, seed=0), ["ann", "bob", "cid"], calibration)
+    ann, bob, cid = producers.report()
+    observe(producers, scores(1, seed=1), ["bob"], calibration)
+    assert all(one is other for one, other in zip(producers.report(), (ann, cid), strict=False))
+    assert record(producers, "bob") != bob

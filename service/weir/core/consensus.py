@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -52,9 +53,23 @@ class _Recent:
     def mean(self) -> Tensor:
         return self.sums / self.weight
 
-    @property
-    def spread(self) -> Tensor:
-        return (self.squares / self.weight - self.mean.square()).clamp_min(0.0).sqrt()
+
+class Middle:
+    """Medians of the columns of values (n, k), the lower of two, without any one row: sorted once, not each time."""
+
+    def __init__(self, values: Tensor) -> None:
+        self._values = values
+        self._ordered = values.sort(0).values
+
+    def without(self, row: int | None) -> Tensor:
+        """Medians (k,) of all rows but this one; of all for None."""
+        n = len(self._ordered)
+        if row is None:
+            return self._ordered[(n - 1) // 2]
+        # The lower median of the n - 1 others, which a row at or below it makes one place later.
+        middle = (n - 2) // 2
+        at, later = self._ordered[middle], self._ordered[middle + 1]
+        return torch.where(self._values[row] <= at, later, at)
 
 
 class Consensus:
@@ -71,17 +86,20 @@ class Consensus:
     ) -> Common:
         """Take in one step's residuals (n, k), and take out of them what each producer's others show as well."""
         residual_cpu = residual.double().cpu()
-        rows_of = {name: [row for row, who in enumerate(producers) if who == name] for name in dict.fromkeys(producers)}
+        rows_of: dict[str, list[int]] = {}
+        for row, producer in enumerate(producers):
+            rows_of.setdefault(producer, []).append(row)
         for name, rows in rows_of.items():
             self._take(name, residual_cpu[rows], step)
-        names, means, spreads = self._asked(step)
-        if len(names) <= OTHERS:
+        asked = self._asked(step)
+        if len(asked) <= OTHERS:
             return Common(residual, False)
+        means, spreads = (Middle(of) for of in _means_and_spreads(list(asked.values())))
+        place = {name: row for row, name in enumerate(asked)}
         explained = residual_cpu.clone()
         drift = False
         for name, rows in rows_of.items():
-            others = [row for row, other in enumerate(names) if other != name]
-            shift, spread = means[others].median(0).values, spreads[others].median(0).values
+            shift, spread = (middle.without(place.get(name)) for middle in (means, spreads))
             shift = torch.where(shift > self._bound([labels[row] for row in rows], calibration), shift, 0.0)
             # Nobody is excused further than he moved himself, nor for a world that became easier.
             shift = torch.minimum(shift, self._recent[name].mean.clamp_min(0.0))
@@ -119,20 +137,23 @@ class Consensus:
         if len(self._recent) > self._most:
             self._recent.popitem(last=False)
 
-    def _asked(self, step: int) -> tuple[list[str], Tensor, Tensor]:
-        """Who has a say, and their means and spreads (producers, k)."""
-        known = [
-            (name, recent)
-            for name, recent in list(self._recent.items())[-MOST_ASKED:]
-            if recent.weight >= ESTABLISHED and step - recent.step <= ACTIVE
-        ]
-        if not known:
-            return [], torch.empty(0), torch.empty(0)
-        means, spreads = (torch.stack(parts) for parts in zip(*((r.mean, r.spread) for _, r in known), strict=True))
-        return [name for name, _ in known], means, spreads
+    def _asked(self, step: int) -> dict[str, _Recent]:
+        """Who has a say, the most recent first."""
+        newest = islice(reversed(self._recent.items()), MOST_ASKED)
+        return {
+            name: recent for name, recent in newest if recent.weight >= ESTABLISHED and step - recent.step <= ACTIVE
+        }
 
     def _bound(self, labels: Sequence[int], calibration: Calibration) -> float:
         """How far a median of means may be off by chance."""
         classes = {label: labels.count(label) for label in set(labels)}
         variance = 1 / MEMORY + calibration.shared_variance(classes)
         return float(group_threshold(self._rate, calibration.columns) * variance**0.5)
+
+
+def _means_and_spreads(asked: Sequence[_Recent]) -> tuple[Tensor, Tensor]:
+    """The means (producers, k) of their residuals, and the standard deviations."""
+    weights = torch.tensor([recent.weight for recent in asked], dtype=torch.float64)[:, None]
+    means = torch.stack([recent.sums for recent in asked]) / weights
+    squares = torch.stack([recent.squares for recent in asked]) / weights
+    return means, (squares - means.square()).clamp_min(0.0).sqrt()

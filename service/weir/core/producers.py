@@ -79,11 +79,15 @@ class Producers:
     def __init__(self, config: GuardConfig) -> None:
         self._config = config
         self._records: OrderedDict[str, _Record] = OrderedDict()
+        self._columns: int | None = None  # of the evidence that the records hold, None without any
+        self._reports: dict[str, ProducerReport] = {}
+        self._changed: dict[str, None] = {}  # since they were reported, in the order of the records
 
     def observe(
         self, scores: Scores, labels: Sequence[int], producers: Sequence[str], calibration: Calibration
     ) -> Mapping[str, Alarm]:
         """Take one step's scores with the label and the producer of each row; returns who alarms."""
+        self._measured_in(calibration.columns)
         rows_of: dict[str, list[int]] = {}
         for row, producer in enumerate(producers):
             rows_of.setdefault(producer, []).append(row)
@@ -108,25 +112,15 @@ class Producers:
             record.corrected += verdict.verdict is Verdict.CORRECT
 
     def report(self) -> tuple[ProducerReport, ...]:
-        """Every known producer's record, least recently seen first."""
-        columns = next((len(r.cumulative) for r in self._records.values() if r.cumulative), None)
-        threshold = group_threshold(self._config.producer_rate, columns) if columns else None
-        sequential = self._limit(columns) if columns else None
-        return tuple(
-            ProducerReport(
-                producer=name,
-                seen=record.seen,
-                held=record.held,
-                corrected=record.corrected,
-                score=record.score,
-                threshold=threshold,
-                sequential_score=max(record.cumulative) if record.cumulative else None,
-                sequential_threshold=sequential,
-                suspect_share=record.suspect_share if record.believed else None,
-                standing=record.standing,
-            )
-            for name, record in self._records.items()
-        )
+        """Every known producer's record, least recently seen first.
+
+        Only the reports of those seen since the last call are made: there may be thousands of others.
+        """
+        for name in self._changed:
+            self._reports.pop(name, None)  # put in again at the end, where the record is
+            self._reports[name] = self._reported(name)
+        self._changed.clear()
+        return tuple(self._reports.values())
 
     def state(self) -> State:
         """Everything a restart needs."""
@@ -155,6 +149,8 @@ class Producers:
                 record.score = kept["score"]
                 record.cumulative, record.believed = list(kept["cumulative"]), list(kept["believed"])
                 record.standing = Standing(kept["standing"])
+        self._columns = next((len(r.cumulative) for r in self._records.values() if r.cumulative), None)
+        self._report_anew()
 
     def forget(self) -> None:
         """Start the evidence anew, since it has another meaning now; the counts go on."""
@@ -163,9 +159,38 @@ class Producers:
     def _record(self, producer: str) -> _Record:
         record = self._records.setdefault(producer, _Record())
         self._records.move_to_end(producer)
+        self._changed.pop(producer, None)
+        self._changed[producer] = None
         if len(self._records) > MOST_PRODUCERS:
-            self._records.popitem(last=False)
+            forgotten, _ = self._records.popitem(last=False)
+            self._reports.pop(forgotten, None)
+            self._changed.pop(forgotten, None)
         return record
+
+    def _measured_in(self, columns: int) -> None:
+        """So many columns make the thresholds, which are in everybody's report."""
+        if columns != self._columns:
+            self._columns = columns
+            self._report_anew()
+
+    def _report_anew(self) -> None:
+        self._reports.clear()
+        self._changed = dict.fromkeys(self._records)
+
+    def _reported(self, name: str) -> ProducerReport:
+        record, columns = self._records[name], self._columns
+        return ProducerReport(
+            producer=name,
+            seen=record.seen,
+            held=record.held,
+            corrected=record.corrected,
+            score=record.score,
+            threshold=group_threshold(self._config.producer_rate, columns) if columns else None,
+            sequential_score=max(record.cumulative) if record.cumulative else None,
+            sequential_threshold=self._limit(columns) if columns else None,
+            suspect_share=record.suspect_share if record.believed else None,
+            standing=record.standing,
+        )
 
     def _believe(self, record: _Record, ratios: Tensor) -> Tensor:
         before = torch.tensor(record.believed, dtype=torch.float64)
