@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from weir.errors import Conflict, StorageFailed
-from weir.stores.base import DeadLetter, EntryKind, Held
+from weir.stores.base import Cursor, DeadLetter, Decision, EntryKind, Held
 from weir.stores.sqlite import Sqlite
 from weir.stores.sqlite.database import Database
 from weir.types import Reason, SampleVerdict, Verdict
@@ -290,3 +290,23 @@ def test_what_is_erased_is_in_no_file_any_more(tmp_path: Path) -> None:
         stores.dead_letters.drop(["b_1:0"])
         for file in tmp_path.iterdir():
             assert b"particular" not in file.read_bytes(), file
+
+
+def test_trimming_the_journal_does_not_go_through_what_stays(tmp_path: Path) -> None:
+    def work(stores: Sqlite) -> int:
+        """Instructions of SQLite's machine, in tens."""
+        tens: list[None] = []
+        writer = stores._database._writer
+        writer.set_progress_handler(lambda: tens.append(None), 10)
+        stores.journal.trim(1)
+        writer.set_progress_handler(None, 0)
+        return len(tens)
+
+    with Sqlite(tmp_path / "weir.db", relaxed=True) as stores:
+        found = []
+        for first, end in ((0, 20), (20, 400)):
+            for position in range(first, end):
+                stores.journal.record(Decision(position + 1, Cursor(position), Cursor(position + 1)))
+            found.append(work(stores))
+        assert [decision.start for decision in stores.journal.after(Cursor())][:2] == [Cursor(1), Cursor(2)]
+    assert found[1] <= found[0]
