@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -73,8 +74,55 @@ def protection(rows: Sequence[Row], path: Path) -> None:
     figure.savefig(path, dpi=100)
 
 
+def growth(rows: Sequence[Row], path: Path) -> None:
+    """What weir bench growth found, over batches, producers and rows: a panel each, and one for the memory."""
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(2, 2).flatten()
+    tenths, known = ([row for row in rows if row["part"] == part] for part in ("engine", "producers"))
+    batches = list(itertools.accumulate(row["batches"] for row in tenths))
+    for name, label in STEP.items():
+        panels[0].plot(batches, [1e3 * row[name] for row in tenths], "o-", label=label)
+    for name, label in MEMORY.items():
+        panels[1].plot(batches, [row[name] / tenths[0][name] for row in tenths], "o-", label=label)
+    for name, label in CALLS.items():
+        panels[2].plot([row["producers"] for row in known], [1e3 * row[name] for row in known], "o-", label=label)
+    for store, colour in STORES.items():
+        mine = [row for row in rows if row["part"] == "inbox" and row["store"] == store]
+        for name, dashed in OPERATIONS.items():
+            seconds = [1e3 * row[f"{name}_seconds"] for row in mine]
+            panels[3].plot([row["rows"] for row in mine], seconds, dashed, color=colour, label=f"{store}: {name}")
+    for axes, (across, up, logarithmic) in zip(panels, PANELS, strict=True):
+        _dress(axes, across, up, logarithmic=logarithmic)
+    figure.savefig(path, dpi=100)
+
+
+STEP = {"median_seconds": "median", "p99_seconds": "p99", "busy_seconds": "median, processor time"}
+MEMORY = {"rss_bytes": "resident memory", "objects": "Python objects", "state_bytes": "bytes of the engine's state"}
+CALLS = {"process_seconds": "Engine.process", "report_seconds": "Engine.producers"}
+STORES = {"sqlite": "#0969da", "redis": "#cf222e"}
+OPERATIONS = {"append": "o-", "relaxed": "o--", "take": "o:"}
+PANELS = (
+    ("batches", "seconds of a step, ms", False),
+    ("batches", "of what there was after the first tenth", False),
+    ("producers known", "seconds of a step with ten of them, ms", True),
+    ("rows waiting", "median, ms", True),
+)
 CROWD = (0.05, 0.5)  # closer than this in plasticity and points, two dots have one label
 PICTURES = {"accuracy": accuracies, "roc": curves, "protection": protection}
+
+
+def _dress(axes: Axes, across: str, up: str, *, logarithmic: bool) -> None:
+    axes.set_xlabel(across, fontsize=9)
+    axes.set_ylabel(up, fontsize=9)
+    axes.grid(alpha=0.3)
+    if logarithmic:
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
+    if axes.get_lines():
+        axes.legend(fontsize=8, frameon=False)
 
 
 def _place(row: Row) -> str:

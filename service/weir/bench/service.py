@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -63,6 +64,35 @@ def startup(rounds: Rounds = 5, json_file: JsonFile = None) -> None:
     _told(bench.table(result), result, json_file)
 
 
+def growth(
+    batches: Annotated[int, typer.Option(help="Batches through one engine; 0: none.", min=0)] = 100_000,
+    known: Annotated[int, typer.Option(help="Producers that another engine hears of; 0: none.", min=0)] = 10_000,
+    rows: Annotated[int, typer.Option(help="Deliveries that wait in the longest inbox; 0: none.", min=0)] = 1_000_000,
+    tries: Annotated[int, typer.Option(help="Times that each thing is measured at each size.", min=1)] = 200,
+    place: Annotated[Path | None, typer.Option(help="A folder on the disk to measure.", file_okay=False)] = None,
+    threads: Annotated[int, typer.Option(help="Threads of torch.", min=1)] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the traffic.")] = 0,
+    json_file: JsonFile = None,
+) -> None:
+    """What time and size add to the cost: a step after many batches, and with many producers; a long inbox.
+
+    Inboxes are filled with relaxed durability, on SQLite and, where it is installed, a Redis server of its own.
+    Where matplotlib is installed, a picture of the same name goes beside the figures.
+    """
+    from weir.bench import aging
+    from weir.bench import growth as bench
+
+    where = str(place or tempfile.gettempdir())
+    plan = aging.Plan(batches=batches, known=known, rows=rows, tries=tries, place=where, threads=threads, seed=seed)
+    with typer.progressbar(length=plan.beats, label="batches") as bar:
+        result = bench.measure(plan, progress=bar.update)
+    _told(bench.table(result), result, json_file)
+    if json_file and importlib.util.find_spec("matplotlib"):
+        from weir.bench import plots
+
+        plots.growth(result["rows"], json_file.with_suffix(".png"))
+
+
 @contextmanager
 def _explained() -> Iterator[None]:
     """What a user got wrong, in a line."""
@@ -78,4 +108,4 @@ def _told(table: str, result: Mapping[str, Any], json_file: Path | None) -> None
         json_file.write_text(json.dumps(result, indent=2) + "\n")
 
 
-COMMANDS: tuple[Callable[..., None], ...] = (ingest, predict, startup)
+COMMANDS: tuple[Callable[..., None], ...] = (ingest, predict, startup, growth)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,17 +28,22 @@ def recipe(model: str, width: int, norm: str) -> Recipe:
     return Recipe(model, INPUTS, {"width": width} | ({"norm": norm} if model == "resnet18" else {}))
 
 
-def samples(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """n images of Gaussian noise over their class's blots; x (n, 3, 32, 32) float32, y (n,)."""
-    y = torch.randint(INPUTS.classes, (n,), generator=generator)
-    coarse = torch.randn(INPUTS.classes, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    patterns = nn.functional.interpolate(coarse, size=INPUTS.shape[1:], mode="bilinear")
-    return torch.randn(n, *INPUTS.shape, generator=generator) + CONTRAST * patterns[y], y
+def samples(n: int, generator: torch.Generator, inputs: InputSpec = INPUTS) -> tuple[Tensor, Tensor]:
+    """n images of Gaussian noise over their class's blots; x (n, *shape) float32, y (n,).
+
+    Smaller images have a stronger contrast, so that their classes are as far apart.
+    """
+    y = torch.randint(inputs.classes, (n,), generator=generator)
+    coarse = torch.randn(inputs.classes, inputs.shape[0], 4, 4, generator=torch.Generator().manual_seed(0))
+    patterns = nn.functional.interpolate(coarse, size=inputs.shape[1:], mode="bilinear")
+    contrast = CONTRAST * math.sqrt(math.prod(INPUTS.shape) / math.prod(inputs.shape))
+    return torch.randn(n, *inputs.shape, generator=generator) + contrast * patterns[y], y
 
 
-def step(number: int, x: Tensor, y: Tensor) -> Step:
-    """The samples as one step of one producer."""
-    return Step(number, x, y, [SampleRef(f"bench{number}", index) for index in range(len(y))], ["bench"] * len(y))
+def step(number: int, x: Tensor, y: Tensor, producers: Sequence[str] = ("bench",)) -> Step:
+    """The samples as one step of these producers, who take turns."""
+    refs = [SampleRef(f"bench{number}", index) for index in range(len(y))]
+    return Step(number, x, y, refs, [producers[index % len(producers)] for index in range(len(y))])
 
 
 class Maker(Protocol):
@@ -52,8 +59,8 @@ def burned_in(model: Recipe, config: EngineConfig, *, probe: int, seed: int) -> 
     A ``probe`` of nought leaves the probe set out; an engine whose guard is off would only pay for reports on it.
     """
     generator = torch.Generator().manual_seed(seed)
-    state = burn_in(model, config, *samples(BURN_IN, generator), plan=PLAN).state()
-    trusted = samples(probe, generator) if probe else None
+    state = burn_in(model, config, *samples(BURN_IN, generator, model.inputs), plan=PLAN).state()
+    trusted = samples(probe, generator, model.inputs) if probe else None
 
     def engine(chosen: EngineConfig, *, poisoner: Poisoner | None = None) -> Engine:
         made = Engine(model, chosen, poisoner=poisoner)
