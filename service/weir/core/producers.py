@@ -35,11 +35,12 @@ class _Chunk(NamedTuple):
 class _Record:
     """What is known of one producer.
 
-    ``chunks`` hold the newest samples, ``cumulative`` the CUSUM of every column, ``believed`` the counts of clean
-    samples and of each attack that its samples stand for.
+    ``chunks`` hold the newest samples, ``classes`` how many of each class these are, ``cumulative`` the CUSUM of every
+    column, ``believed`` the counts of clean samples and of each attack that its samples stand for.
     """
 
     chunks: deque[_Chunk] = field(default_factory=deque)
+    classes: Counter[int] = field(default_factory=Counter)
     seen: int = 0
     held: int = 0
     corrected: int = 0
@@ -48,12 +49,12 @@ class _Record:
     believed: list[float] = field(default_factory=list)
     standing: Standing = Standing.GOOD
 
-    @property
-    def classes(self) -> Counter[int]:
-        total: Counter[int] = Counter()
-        for chunk in self.chunks:
-            total.update(chunk.classes)
-        return total
+    def take(self, chunk: _Chunk, window: int) -> None:
+        """Add a chunk, and let go of those that ``window`` samples are covered without."""
+        self.chunks.append(chunk)
+        self.classes.update(chunk.classes)
+        while self.classes.total() - len(self.chunks[0]) >= window:
+            self.classes.subtract(self.chunks.popleft().classes)
 
     @property
     def suspect_share(self) -> float:
@@ -145,7 +146,8 @@ class Producers:
             record = self._records[name] = _Record()
             record.seen, record.held, record.corrected = kept["counts"]
             if evidence:
-                record.chunks.extend(_Chunk(dict(map(tuple, classes)), list(sums)) for classes, sums in kept["chunks"])
+                for classes, sums in kept["chunks"]:
+                    record.take(_Chunk(dict(map(tuple, classes)), list(sums)), self._config.producer_window)
                 record.score = kept["score"]
                 record.cumulative, record.believed = list(kept["cumulative"]), list(kept["believed"])
                 record.standing = Standing(kept["standing"])
@@ -200,12 +202,9 @@ class Producers:
 
     def _extend(self, record: _Record, chunk: _Chunk, calibration: Calibration) -> None:
         """Judge the newest samples together."""
-        record.chunks.append(chunk)
-        total = sum(map(len, record.chunks))
-        while total - len(record.chunks[0]) >= self._config.producer_window:
-            total -= len(record.chunks.popleft())
+        record.take(chunk, self._config.producer_window)
         sums = torch.tensor([chunk.sums for chunk in record.chunks], dtype=torch.float64).sum(0)
-        record.score = calibration.group_statistic(sums / total, record.classes)
+        record.score = calibration.group_statistic(sums / record.classes.total(), record.classes)
         if record.standing is not Standing.SUSPENDED:
             alarmed = record.score > group_threshold(self._config.producer_rate, calibration.columns)
             record.standing = Standing.WATCHED if alarmed else Standing.GOOD
