@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import pytest
 import redis
 from typer.testing import CliRunner
 
-from weir.bench import growth, inbox
+from weir.bench import growth, inbox, plots
 from weir.bench.__main__ import app
 from weir.bench.aging import Plan, sizes
+from weir.errors import InvalidSetting
 from weir.stores.redis import Redis
 from weir.stores.sqlite import Sqlite
 from weir.trainer.cutter import Cutter
@@ -125,6 +127,30 @@ def test_the_command_prints_tables_writes_the_figures_and_draws_them(tmp_path: P
     assert written["benchmark"] == "growth"
     assert growth.table(written) in done.output
     assert file.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_may_be_made_in_pieces_of_the_same_settings(result: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "growth.json"
+    file.write_text(json.dumps(result))
+    plan = replace(PLAN, batches=0, known=0, rows=1)
+    before = growth.earlier(file, plan)
+    assert before == result
+    joined = growth.joined(growth.measure(plan), before)
+    assert [joined["plan"][size] for size in ("batches", "known", "rows")] == [100, 20, 1]
+    assert [part(joined, name) for name in ("engine", "producers")] == [
+        part(result, name) for name in ("engine", "producers")
+    ]
+    assert {row["rows"] for row in part(joined, "inbox")} == {1}
+    with pytest.raises(InvalidSetting, match="same settings"):
+        growth.earlier(file, replace(plan, seed=1))
+    assert growth.earlier(file, PLAN) is None  # all is measured anew
+    assert growth.earlier(tmp_path / "none.json", plan) is None
+
+
+def test_a_part_that_was_left_out_is_left_out_of_the_picture(result: dict[str, Any], tmp_path: Path) -> None:
+    for name in ("engine", "producers", "inbox"):
+        plots.growth(part(result, name), tmp_path / f"{name}.png")
+        assert (tmp_path / f"{name}.png").exists()
 
 
 def test_the_benchmarks_load_no_store_and_no_web_stack_until_they_need_them() -> None:

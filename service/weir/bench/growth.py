@@ -5,16 +5,21 @@ Each part measures the same thing over and over while something grows; what a se
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from weir.bench import aging, inbox, traffic
 from weir.bench.aging import Plan, Progress
+from weir.errors import InvalidSetting
 
 MEBIBYTE = 1 << 20
+SIZES = {"engine": "batches", "producers": "known", "inbox": "rows"}
+"""What of the plan says how far each part grows."""
 
 
 def measure(plan: Plan, progress: Progress = lambda beats: None) -> dict[str, Any]:
@@ -27,6 +32,30 @@ def measure(plan: Plan, progress: Progress = lambda beats: None) -> dict[str, An
     left_out = [f"{store}: {lacks}" for store, lacks in missing.items() if lacks]
     result = traffic.result("growth", asdict(plan), [asdict(row) for row in rows], "cpu")
     return result | {"left_out": left_out}
+
+
+def earlier(file: Path, plan: Plan) -> dict[str, Any] | None:
+    """The result in a file that has the parts which this plan leaves out; None where it leaves none out, or no file is.
+
+    A long run may so be made in pieces. Raises InvalidSetting for a result with other settings, or of another machine.
+    """
+    mine = asdict(plan)
+    if all(mine[size] for size in SIZES.values()) or not file.exists():
+        return None
+    found: dict[str, Any] = json.loads(file.read_text())
+    fixed = mine.keys() - {*SIZES.values(), "place"}
+    same = all(found["plan"][name] == mine[name] for name in fixed) and found["hardware"] == traffic.hardware("cpu")
+    if not same:
+        raise InvalidSetting("--json", str(file), "a file of the same settings and machine, or a new one")
+    return found
+
+
+def joined(result: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """A result, with the parts of an earlier one that it leaves out."""
+    source = {part: result if result["plan"][size] else before for part, size in SIZES.items()}
+    rows = [row for part, found in source.items() for row in found["rows"] if row["part"] == part]
+    plan = {size: source[part]["plan"][size] for part, size in SIZES.items()}
+    return {**result, "plan": {**result["plan"], **plan}, "rows": rows, "left_out": source["inbox"]["left_out"]}
 
 
 def table(result: Mapping[str, Any]) -> str:

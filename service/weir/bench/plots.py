@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -116,13 +117,14 @@ def _dress(axes: Axes, across: str, up: str, *, logarithmic: bool) -> None:
     axes.set_xlabel(across, fontsize=9)
     axes.set_ylabel(up, fontsize=9)
     axes.grid(alpha=0.3)
+    if not any(np.size(line.get_xdata()) for line in axes.get_lines()):
+        return  # a part that was left out
     if logarithmic:
         axes.set_xscale("log")
         axes.set_yscale("log")
     else:
         axes.set_ylim(bottom=0)
-    if axes.get_lines():
-        axes.legend(fontsize=8, frameon=False)
+    axes.legend(fontsize=8, frameon=False)
 
 
 def _place(row: Row) -> str:

@@ -77,15 +77,20 @@ def growth(
     """What time and size add to the cost: a step after many batches, and with many producers; a long inbox.
 
     Inboxes are filled with relaxed durability, on SQLite and, where it is installed, a Redis server of its own.
-    Where matplotlib is installed, a picture of the same name goes beside the figures.
+    Where matplotlib is installed, a picture of the same name goes beside the figures. What is left out stays as it was
+    in their file, so that a long run may be made in pieces.
     """
     from weir.bench import aging
     from weir.bench import growth as bench
 
     where = str(place or tempfile.gettempdir())
     plan = aging.Plan(batches=batches, known=known, rows=rows, tries=tries, place=where, threads=threads, seed=seed)
+    with _explained():
+        before = bench.earlier(json_file, plan) if json_file else None
     with typer.progressbar(length=plan.beats, label="batches") as bar:
         result = bench.measure(plan, progress=bar.update)
+    if before:
+        result = bench.joined(result, before)
     _told(bench.table(result), result, json_file)
     if json_file and importlib.util.find_spec("matplotlib"):
         from weir.bench import plots
