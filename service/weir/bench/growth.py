@@ -64,7 +64,8 @@ def table(result: Mapping[str, Any]) -> str:
     lines = [
         f"perceptron of {plan['hidden']}, images [1, 8, 8], a step of {plan['samples']} samples a batch, "
         f"{plan['producers']} producers, probe set {plan['probe']}, vaccine and gate on, seed {plan['seed']}; "
-        f"{machine['device']}, {plan['threads']} threads, torch {result['versions']['torch']}"
+        f"{machine['device']}, {plan['threads']} threads, torch {result['versions']['torch']}; inboxes are filled by "
+        "relaxed appends, and the bounds on what waits are out of the way"
     ]
     for part, (head, line) in TABLES.items():
         rows = [row for row in result["rows"] if row["part"] == part]
