@@ -111,7 +111,7 @@ def state_bytes(state: State) -> int:
 def _engine(plan: Plan) -> Engine:
     """The default configuration, vaccine, gate and probe set included."""
     recipe, config = Recipe("mlp", INPUTS, {"hidden": plan.hidden}), EngineConfig(seed=plan.seed)
-    return traffic.burned_in(recipe, config, probe=plan.probe, seed=plan.seed, poisoner=Cocktail())(config)
+    return traffic.burned_in(recipe, config, probe=plan.probe, seed=plan.seed)(config, poisoner=Cocktail())
 
 
 def tenths(plan: Plan, progress: Progress) -> Iterator[Tenth]:
