@@ -145,13 +145,13 @@ class UnsupportedType(Refused):
 
 
 class LogFull(Refused):
-    """The log holds as much ahead of the cursor as it may; try again after ``retry_after`` seconds."""
+    """As much waits as may, for the learner or for the disk; try again after ``retry_after`` seconds."""
 
     code = "log_full"
 
-    def __init__(self, retry_after: float, held: str) -> None:
+    def __init__(self, retry_after: float, held: str, *, behind: str = "the learner") -> None:
         self.retry_after = retry_after
-        super().__init__(f"the learner is behind: {held} wait; try again in {retry_after:g} s")
+        super().__init__(f"{behind} is behind: {held} wait; try again in {retry_after:g} s")
 
 
 class QuotaExceeded(Refused):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import cast
 
+import anyio
 import httpx
 import pytest
 from tests.api.conftest import House, Open, Scripted, held_sample
@@ -48,7 +49,7 @@ def admission(quarantine: Counted, clock: Clock | None = None, *, most: int = 10
 
 def refusal(door: Admission, producer: str) -> QuotaExceeded | None:
     try:
-        door.check(producer)
+        anyio.run(door.check, producer)
     except QuotaExceeded as error:
         return error
     return None
@@ -102,8 +103,12 @@ def test_the_total_is_counted_once_for_all_producers() -> None:
 def test_of_too_many_producers_the_oldest_is_forgotten() -> None:
     quarantine = Counted()
     door = admission(quarantine)
-    for number in (*range(1_001), 1_000, 0):
-        door.check(f"p{number}")
+
+    async def knock() -> None:
+        for number in (*range(1_001), 1_000, 0):
+            await door.check(f"p{number}")
+
+    anyio.run(knock)
     assert len(quarantine.asked) == 1_002
     assert quarantine.asked[-1] == "p0"
 

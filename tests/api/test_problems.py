@@ -119,7 +119,7 @@ def failing(house: House, error: errors.WeirError, monkeypatch: pytest.MonkeyPat
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(house.stores.log, "append", refuse)
+        patch.setattr(house.stores.log, "append_all", refuse)
         return house.caller("alice").post("/v1/batches", json={"x": [[0, 0, 0, 0]], "y": [0]})
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from weir.errors import Conflict, LogFull, NotFound, QuotaExceeded
-from weir.stores.base import Backlog, Entry, EntryKind, IdempotencyKey, Log
+from weir.stores.base import Backlog, Entry, EntryKind, IdempotencyKey, Log, NewEntry
 
 if TYPE_CHECKING:
     from tests.contracts.conftest import Clock, Opened, Reopen
@@ -245,6 +245,39 @@ def test_one_key_at_once_makes_one_entry(log: Log) -> None:
     assert len({entry.id for entry, _ in answers}) == 1
     assert sum(new for _, new in answers) == 1
     assert log.tail() == 1
+
+
+def test_each_of_many_has_its_own_outcome(reopen: Reopen) -> None:
+    log = reopen(max_batches=3, producer_max_batches=2).log
+    first = deliver(log, b"first", key=IdempotencyKey("order-1", "aa"))
+    outcomes = log.append_all(
+        [
+            NewEntry(EntryKind.BATCH, "ada", b"first", 1, IdempotencyKey("order-1", "aa")),
+            NewEntry(EntryKind.BATCH, "ada", b"second", 2, IdempotencyKey("order-2", "bb")),
+            NewEntry(EntryKind.BATCH, "ada", b"other", 1, IdempotencyKey("order-2", "cc")),
+            NewEntry(EntryKind.BATCH, "ada", b"third", 1),
+            NewEntry(EntryKind.BATCH, "bob", b"fourth", 1),
+            NewEntry(EntryKind.BATCH, "eve", b"fifth", 1),
+            NewEntry(EntryKind.ROLLBACK, "root", b"{}"),
+        ]
+    )
+    assert outcomes[0] == (dataclasses.replace(first, payload=b""), False)
+    assert [type(outcome) for outcome in outcomes] == [tuple, tuple, Conflict, QuotaExceeded, tuple, LogFull, tuple]
+    taken = [outcome[0] for outcome in outcomes if isinstance(outcome, tuple) and outcome[1]]
+    assert log.read(1, 10) == taken
+    assert [entry.payload for entry in taken] == [b"second", b"fourth", b"{}"]
+
+
+def test_one_key_twice_in_one_go_makes_one_entry(log: Log) -> None:
+    new = NewEntry(EntryKind.BATCH, "ada", b"x", 1, IdempotencyKey("order-1", "aa"))
+    first, again = log.append_all([new, new])
+    [entry] = log.read(0, 10)
+    assert (first, again) == ((entry, True), (dataclasses.replace(entry, payload=b""), False))
+
+
+def test_to_append_none_changes_nothing(log: Log) -> None:
+    assert log.append_all([]) == []
+    assert log.tail() == 0
 
 
 def test_whatever_was_acknowledged_outlives_a_killed_process(backend: str, tmp_path: Path, reopen: Reopen) -> None:

@@ -36,7 +36,7 @@ FIXED: dict[str, tuple[Any, str]] = {
     "publish": (Trainer, "_published"),
 }
 STORES: dict[str, tuple[str, str]] = {
-    "append": ("log", "append"),
+    "append": ("log", "append_all"),
     "read": ("log", "read"),
     "consumed": ("log", "consumed"),
     "journal": ("journal", "record"),

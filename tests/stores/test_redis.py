@@ -32,6 +32,7 @@ from weir.stores.base import (
     HeldState,
     IdempotencyKey,
     KeyRecord,
+    NewEntry,
 )
 from weir.stores.redis import Redis
 from weir.types import Reason, SampleRef, SampleVerdict, Verdict
@@ -143,18 +144,22 @@ def until(happened: Callable[[], bool]) -> None:
 
 @contextmanager
 def answer_lost(stores: Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The next script is run, and the connection breaks before its answer is there."""
-    client = stores._server._client
+    """The next script is run, or the next ones in one go, and the connection breaks before the answer is there."""
+    server, client = stores._server, stores._server._client
     lost = itertools.chain([True], itertools.repeat(False))
 
-    def evalsha(*args: Any) -> Any:
-        answer = type(client).evalsha(client, *args)
-        if next(lost):
-            raise redis.ConnectionError("the connection was lost")
-        return answer
+    def unheard(run: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any) -> Any:
+            answer = run(*args)
+            if next(lost):
+                raise redis.ConnectionError("the connection was lost")
+            return answer
+
+        return wrapped
 
     with monkeypatch.context() as patched:
-        patched.setattr(client, "evalsha", evalsha)
+        patched.setattr(client, "evalsha", unheard(client.evalsha))
+        patched.setattr(server, "_pipelined", unheard(server._pipelined))
         yield
     assert not next(lost), "nothing was run"
 
@@ -228,6 +233,16 @@ def test_an_append_whose_answer_was_lost_is_there_once(
     assert new
     assert stores.log.read(1, 10) == [entry]
     assert stores.log.backlog().batches == 2
+
+
+def test_what_was_appended_in_one_go_and_whose_answer_was_lost_is_there_once(
+    stores: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = [NewEntry(EntryKind.BATCH, "ada", bytes([number]), 1) for number in range(3)]
+    with answer_lost(stores, monkeypatch):
+        outcomes = stores.log.append_all(new)
+    assert outcomes == [(entry, True) for entry in stores.log.read(0, 10)]
+    assert [entry.payload for entry in stores.log.read(0, 10)] == [b"\0", b"\1", b"\2"]
 
 
 def test_no_write_counts_twice_when_its_answer_was_lost(stores: Redis, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,6 +98,20 @@ def test_writers_that_wait_share_one_transaction(database: Database) -> None:
     assert sorted(rows(database)) == list(range(8))
 
 
+def test_jobs_of_one_call_share_one_transaction(database: Database) -> None:
+    def seen_outside(connection: sqlite3.Connection) -> int:
+        insert(1)(connection)
+        return len(rows(database))
+
+    def fails(connection: sqlite3.Connection) -> int:
+        insert(99)(connection)
+        raise Conflict("no")
+
+    first, failed, last = database.write_all([seen_outside, fails, seen_outside])
+    assert (first, type(failed), last) == (0, Conflict, 0)
+    assert rows(database) == [1, 1]
+
+
 def test_a_job_that_raises_is_undone_alone(database: Database) -> None:
     def fails(connection: sqlite3.Connection) -> int:
         insert(99)(connection)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Hashable
 from typing import TypeVar
+
+from starlette.concurrency import run_in_threadpool
 
 from weir.errors import QuotaExceeded
 from weir.stores.base import Quarantine
@@ -31,40 +32,37 @@ class Admission:
         self._of_one = _Counts(quarantine.held_by, clock)
         self._of_all = _Counts[None](lambda _: quarantine.size().samples, clock)
 
-    def check(self, producer: str) -> None:
+    async def check(self, producer: str) -> None:
         """Raise QuotaExceeded, with the code ``quarantine_full``, for a producer that has too much held.
 
         One that has nothing there is never refused, however full the quarantine is.
         """
-        own = self._of_one(producer)
+        own = await self._of_one(producer)
         if own >= self._most_of_one:
             raise _full(f"{own} samples of {producer!r} are held for review, of at most {self._most_of_one}")
-        if own and (held := self._of_all(None)) >= self._most:
+        if own and (held := await self._of_all(None)) >= self._most:
             many = f"{held} samples are held for review, of at most {self._most}"
             raise _full(f"{many}, {own} of {producer!r} among them")
 
 
 class _Counts(dict[_K, tuple[float, int]]):
-    """Counts by key, each good for a second; of too many keys the oldest is forgotten."""
+    """Counts by key, each good for a second; of too many keys the oldest is forgotten. ``count`` may block."""
 
     def __init__(self, count: Callable[[_K], int], clock: Callable[[], float]) -> None:
         super().__init__()
         self._count = count
         self._clock = clock
-        self._lock = threading.Lock()
 
-    def __call__(self, key: _K) -> int:
+    async def __call__(self, key: _K) -> int:
         now = self._clock()
-        with self._lock:
-            until, count = self.get(key, (now, 0))
+        until, count = self.get(key, (now, 0))
         if now < until:
             return count
-        count = self._count(key)
-        with self._lock:
-            self.pop(key, None)
-            self[key] = (now + _CACHE_SECONDS, count)
-            if len(self) > _CACHE_SIZE:
-                del self[next(iter(self))]
+        count = await run_in_threadpool(self._count, key)
+        self.pop(key, None)
+        self[key] = (now + _CACHE_SECONDS, count)
+        if len(self) > _CACHE_SIZE:
+            del self[next(iter(self))]
         return count
 
 

@@ -13,11 +13,11 @@ import hmac
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Response
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.concurrency import run_in_threadpool
@@ -152,6 +152,10 @@ class Allow:
             raise Forbidden(f"this needs the role {self}; the key {who.name!r} has {', '.join(sorted(who.roles))}")
         return who
 
+    async def caller(self, request: Request) -> Identity:
+        """The caller of a request whose route asks for its guard itself; raises what the guard raises."""
+        return await self(await identify(request, await _bearer(request)))
+
 
 SEND = Allow(Role.PRODUCER, Role.ADMIN)
 FOLLOW = Allow(Role.PRODUCER, Role.READER, Role.REVIEWER, Role.ADMIN)
@@ -168,6 +172,17 @@ class GuardedRoute(APIRoute):
         super().__init__(path, endpoint, **options)
         guards = [part.call for part in self.dependant.dependencies if isinstance(part.call, Allow)]
         self.description += "".join(f"\n\nNeeds the role {guard}." for guard in guards)
+
+
+class DirectRoute(GuardedRoute):
+    """A route that is documented as any other and called directly: its endpoint gets the request, and asks its guard.
+
+    What FastAPI does between a request and the arguments of a function costs more than taking a small batch.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        endpoint: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
+        return endpoint
 
 
 def _digest(secret: str) -> str:

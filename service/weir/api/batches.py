@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Sequence
-from typing import Annotated
+from collections.abc import Sequence
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
+from fastapi import APIRouter, Depends, Request, Response
+from pydantic import TypeAdapter, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from weir import codec
 from weir.api import bodies
-from weir.api.auth import FOLLOW, INSPECT, SEND, Caller, GuardedRoute, Identity
+from weir.api.appender import Receipt
+from weir.api.auth import FOLLOW, INSPECT, SEND, Caller, DirectRoute, GuardedRoute, Identity
 from weir.api.commands import decided
-from weir.api.problems import responses
+from weir.api.problems import invalid, responses
 from weir.api.schemas.batches import Accepted, BatchState, BatchView, Counts, SampleView
-from weir.api.service import App, Service
+from weir.api.service import App, Service, durability_name
 from weir.errors import (
     Conflict,
     Forbidden,
@@ -31,7 +31,7 @@ from weir.errors import (
     UnsupportedType,
 )
 from weir.metrics import Outcome
-from weir.stores.base import Entry, EntryKind, IdempotencyKey, JournalledSample
+from weir.stores.base import Entry, EntryKind, IdempotencyKey, JournalledSample, NewEntry
 from weir.types import Reason, Verdict
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=GuardedRoute)
@@ -45,24 +45,30 @@ BODY = {
         "ids": {"type": "array", "items": {"type": "string"}, "description": "n ids of your own, unique in the batch"},
     },
 }
+PARAMETERS = [
+    {
+        "name": "wait",
+        "in": "query",
+        "schema": {"type": "number", "default": 0.0},
+        "description": "seconds to wait for the verdicts, 0 to 60",
+    },
+    {
+        "name": "idempotency-key",
+        "in": "header",
+        "schema": {"type": "string"},
+        "description": "your name for this request: sent again, it is answered again, not taken again",
+    },
+]
 _LONGEST_KEY = 255
-
-
-async def _counted(service: App) -> AsyncIterator[None]:
-    """Count a delivery by how it ends, whatever ends it."""
-    try:
-        yield
-    except Exception as error:
-        service.metrics.delivered(_outcome(error))
-        raise
-    service.metrics.delivered(Outcome.TAKEN)
+_QUICK_BYTES = 16 * 1024  # a body that is decoded sooner than a thread has been found for it
+_SECONDS = TypeAdapter(float)
 
 
 def _outcome(error: Exception) -> Outcome:
     match error:
         case InvalidInput(code="key_reused"):
             return Outcome.CONFLICT
-        case InvalidInput() | TooLarge() | UnsupportedType() | RequestValidationError() | HTTPException():
+        case InvalidInput() | TooLarge() | UnsupportedType() | HTTPException():
             return Outcome.INVALID
         case Unauthenticated() | Forbidden():
             return Outcome.DENIED
@@ -74,44 +80,33 @@ def _outcome(error: Exception) -> Outcome:
             return Outcome.FAILED
 
 
-@router.post(
-    "",
-    status_code=202,
-    dependencies=[Depends(_counted, scope="function")],
-    openapi_extra=bodies.documented(BODY, binary=True),
-    responses={200: {"model": BatchView, "description": "Decided within `wait`"}, **responses(408, 413, 415, 429, 507)},
-)
-async def send_batch(
-    request: Request,
-    response: Response,
-    service: App,
-    who: Annotated[Identity, Depends(SEND)],
-    wait: Annotated[float, Query(description="seconds to wait for the verdicts, 0 to 60")] = 0.0,
-    idempotency_key: Annotated[
-        str | None, Header(description="your name for this request: sent again, it is answered again, not taken again")
-    ] = None,
-) -> Accepted | BatchView:
+async def send_batch(request: Request) -> Response:
     """Take a batch: 202 once it is durably in the log, or 200 with its verdicts if they fall within `wait`.
 
     The body is JSON (simple) or safetensors (fast): `x` uint8, float16 or float32, `y` int64, and in the metadata
     `ids`, a JSON list. uint8 stands for value / 255.
     """
-    limits = service.limits
-    if not 0 <= wait <= limits.max_wait_seconds:
-        raise InvalidInput("wait", wait, f"seconds from 0 to {limits.max_wait_seconds:g}")
-    body = await bodies.read(request, limits.max_body_bytes, limits.body_seconds)
-    content_type = request.headers.get("content-type", "")
-    entry, new, accepted = await run_in_threadpool(_append, service, who, content_type, body, idempotency_key)
-    response.headers["Location"] = f"{router.prefix}/{entry.id}"
-    if not new:
-        response.headers["Idempotency-Replayed"] = "true"
-    if wait:
-        await decided(service, entry, wait)
-        view = await run_in_threadpool(_view, service, entry, who)
-        if not view.counts.pending:
-            response.status_code = 200
-            return view
-    return accepted
+    service: Service = request.app.state.service
+    try:
+        response = await _take(request, service)
+    except Exception as error:
+        service.metrics.delivered(_outcome(error))
+        raise
+    service.metrics.delivered(Outcome.TAKEN)
+    return response
+
+
+router.add_api_route(
+    "",
+    send_batch,
+    methods=["POST"],
+    route_class_override=DirectRoute,
+    status_code=202,
+    response_model=Accepted | BatchView,
+    dependencies=[Depends(SEND)],
+    openapi_extra=bodies.documented(BODY, binary=True) | {"parameters": PARAMETERS},
+    responses={200: {"model": BatchView, "description": "Decided within `wait`"}, **responses(408, 413, 415, 429, 507)},
+)
 
 
 @router.get("/{id}", dependencies=[Depends(FOLLOW)], responses=responses(404))
@@ -125,20 +120,56 @@ def read_batch(id: str, service: App, who: Caller) -> BatchView:
     return _view(service, entry, who)
 
 
-def _append(
-    service: Service, who: Identity, content_type: str, body: bytes, key: str | None
-) -> tuple[Entry, bool, Accepted]:
-    """The log entry of a delivery, whether it is new, and the acknowledgement."""
-    service.admission.check(who.name)
+async def _take(request: Request, service: Service) -> Response:
+    """The answer to a delivery that was taken."""
+    limits = service.limits
+    who = await SEND.caller(request)
+    wait = _wait(request, limits.max_wait_seconds)
+    body = await bodies.read(request, limits.max_body_bytes, limits.body_seconds)
+    await service.admission.check(who.name)
+    entry, new, durability = await _appended(service, await _delivery(request, service, who, body))
+    headers = {"Location": f"{router.prefix}/{entry.id}"} | ({} if new else {"Idempotency-Replayed": "true"})
+    if wait:
+        await decided(service, entry, wait)
+        view = await run_in_threadpool(_view, service, entry, who)
+        if not view.counts.pending:
+            return Response(view.model_dump_json(), 200, headers, codec.JSON)
+    accepted = Accepted(id=entry.id, samples=entry.samples, durability=durability_name(durability))
+    return Response(accepted.model_dump_json(), 202, headers, codec.JSON)
+
+
+def _wait(request: Request, most: float) -> float:
+    """How many seconds the caller wants to wait for verdicts; raises InvalidInput."""
+    try:
+        wait = _SECONDS.validate_python(request.query_params.get("wait", 0.0))
+    except ValidationError as error:
+        raise invalid(error.errors()[0] | {"loc": ("wait",)}) from None
+    if not 0 <= wait <= most:
+        raise InvalidInput("wait", wait, f"seconds from 0 to {most:g}")
+    return wait
+
+
+async def _delivery(request: Request, service: Service, who: Identity, body: bytes) -> NewEntry:
+    """What a body becomes in the log, validated; raises InvalidInput."""
+    given = (request.headers.get("content-type", ""), request.headers.get("idempotency-key"), body)
+    if len(body) <= _QUICK_BYTES:
+        return _validated(service, who, *given)
+    return await run_in_threadpool(_validated, service, who, *given)
+
+
+def _validated(service: Service, who: Identity, content_type: str, key: str | None, body: bytes) -> NewEntry:
     spec = service.published.recipe.inputs
     batch = codec.decode(content_type, body, spec, max_samples=service.limits.max_samples)
     named = None if key is None else IdempotencyKey(_checked(key), hashlib.sha256(body).hexdigest())
-    payload = codec.encode(batch)
+    return NewEntry(EntryKind.BATCH, who.name, codec.encode(batch), len(batch), named)
+
+
+async def _appended(service: Service, new: NewEntry) -> Receipt:
     try:
-        entry, new = service.stores.log.append(EntryKind.BATCH, who.name, payload, samples=len(batch), key=named)
+        return await service.appender.append(new)
     except Conflict:
-        raise InvalidInput("Idempotency-Key", repr(key), "a new key for a new body", code="key_reused") from None
-    return entry, new, Accepted(id=entry.id, samples=entry.samples, durability=service.durability())
+        key = repr(new.key.key if new.key else None)
+        raise InvalidInput("Idempotency-Key", key, "a new key for a new body", code="key_reused") from None
 
 
 def _checked(key: str) -> str:

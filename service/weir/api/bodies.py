@@ -24,21 +24,22 @@ async def read(request: Request, limit: int, seconds: float) -> bytes:
     """The whole body; raises TooLarge over ``limit`` bytes, and answers 408 after ``seconds``."""
     declared = request.headers.get("content-length", "")
     too_large = declared.isdecimal() and int(declared) > limit
-    body, more = bytearray(), True
+    chunks, size, more = list[bytes](), 0, True
     try:
         with anyio.fail_after(seconds):
             while more and not too_large:
                 chunk, more = await _receive(request)
-                body += chunk
-                too_large = len(body) > limit
+                chunks.append(chunk)
+                size += len(chunk)
+                too_large = size > limit
     except TimeoutError:
         raise HTTPException(408, f"the body did not arrive within {seconds:g} s") from None
     if too_large:
-        body.clear()
+        chunks.clear()
         if more:
             await _drain(request)
         raise TooLarge(limit)
-    return bytes(body)
+    return b"".join(chunks)
 
 
 async def read_json(request: Request, model: type[_M], seconds: float) -> _M:

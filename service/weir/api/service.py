@@ -10,9 +10,10 @@ import anyio
 from fastapi import Depends, Request
 
 from weir.api.admission import Admission
+from weir.api.appender import Appender
 from weir.errors import InvalidInput, NotReady
 from weir.metrics import DoorMetrics
-from weir.stores.base import CheckpointInfo, Shared
+from weir.stores.base import CheckpointInfo, Durability, Shared
 from weir.types import Batch, LearnerStatus, Publication, ReplayOrder, ReplayReport, ServiceRole
 
 DurabilityName = Literal["durable", "relaxed"]
@@ -102,6 +103,7 @@ class Service:
     check_probe: Callable[[Batch], None]
     role: ServiceRole = "all"
     admission: Admission = field(init=False)
+    appender: Appender = field(init=False)
     waiters: anyio.CapacityLimiter = field(init=False)
     predictors: anyio.CapacityLimiter = field(init=False)
 
@@ -109,12 +111,13 @@ class Service:
         most, most_of_one = self.limits.quarantine_max_samples, self.limits.quarantine_producer_max
         admission = Admission(self.stores.quarantine, most=most, most_of_one=most_of_one)
         object.__setattr__(self, "admission", admission)
+        object.__setattr__(self, "appender", Appender(self.stores.log, self.stores.durability))
         object.__setattr__(self, "waiters", anyio.CapacityLimiter(self.limits.waiters))
         object.__setattr__(self, "predictors", anyio.CapacityLimiter(self.limits.predictors))
 
     def durability(self) -> DurabilityName:
         """What an acknowledgement is worth now, in one word; blocks."""
-        return "relaxed" if self.stores.durability().relaxed_because else "durable"
+        return durability_name(self.stores.durability())
 
     @property
     def published(self) -> Publication:
@@ -123,6 +126,11 @@ class Service:
         if publication is None:
             raise NotReady("no model is published yet; try again when /health/ready answers 200")
         return publication
+
+
+def durability_name(durability: Durability) -> DurabilityName:
+    """What an acknowledgement is worth, in one word."""
+    return "relaxed" if durability.relaxed_because else "durable"
 
 
 async def _service(request: Request) -> Service:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -36,7 +37,7 @@ def check_values(x: Tensor, spec: InputSpec) -> None:
         at, seen = _first(x, ~x.isfinite())
         raise InvalidBatch(f"x[{at}]", seen, "finite numbers", code="not_finite")
     scale = 255 if x.dtype == torch.uint8 else 1
-    floor, ceiling = _bound(spec.low, -math.inf, x), _bound(spec.high, math.inf, x)
+    floor, ceiling = _bound(spec.low, -math.inf, x.dtype), _bound(spec.high, math.inf, x.dtype)
     if low >= float(floor.max()) and high <= float(ceiling.min()):
         return
     flat = x.flatten(1)
@@ -94,10 +95,11 @@ def short(value: object) -> str:
     return repr(value[:80]) if isinstance(value, str) else repr(value)
 
 
-def _bound(bound: Bound, unbounded: float, x: Tensor) -> Tensor:
+@lru_cache(maxsize=16)  # the same few for every batch, and making them takes as long as checking a small one
+def _bound(bound: Bound, unbounded: float, dtype: torch.dtype) -> Tensor:
     """The bound or bounds of the features as x's own numbers hold them: float32(0.1) is above 0.1 and still within."""
     values = torch.tensor([unbounded] if bound is None else bound if isinstance(bound, tuple) else [bound])
-    return values * 255 if x.dtype == torch.uint8 else values.to(x.dtype)
+    return values * 255 if dtype == torch.uint8 else values.to(dtype)
 
 
 def _first(x: Tensor, bad: Tensor) -> tuple[int, str]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 
+from weir.errors import WeirError
 from weir.types import SampleRef, SampleVerdict, State
 
 
@@ -59,6 +60,17 @@ class IdempotencyKey:
 
 
 @dataclass(frozen=True, slots=True)
+class NewEntry:
+    """What is to be appended: an entry that has no place in the log yet."""
+
+    kind: EntryKind
+    producer: str
+    payload: bytes
+    samples: int = 0
+    key: IdempotencyKey | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Backlog:
     """The deliveries that wait past the consumed position: how many, their bytes, when the first of them came."""
 
@@ -87,6 +99,12 @@ class Log(Protocol):
         When the key was seen before that is the first entry, without its payload. Raises LogFull over the bound and
         QuotaExceeded over the producer's share of it (deliveries only: commands always fit), Conflict when the key
         was used with another body.
+        """
+
+    def append_all(self, entries: Sequence[NewEntry]) -> list[tuple[Entry, bool] | WeirError]:
+        """Append many durably, in their order and at the cost of few: what ``append`` would return or raise for each.
+
+        One that is refused leaves the others as they are.
         """
 
     def read(self, after: int, limit: int) -> list[Entry]:

@@ -149,6 +149,21 @@ class Server:
 
         return self._attempt(job)
 
+    def run_all(self, script: Script, calls: Sequence[tuple[Sequence[str], Sequence[Any]]]) -> list[Any]:
+        """Run such a script once for the keys and arguments of every call, all in one round trip.
+
+        Gives each call's answer, or the WeirError that ``run`` would raise for it alone.
+        """
+
+        def job() -> list[Any]:
+            answers = self._pipelined("EVALSHA", script.sha, calls)
+            if any(isinstance(answer, NoScriptError) for answer in answers):
+                answers = self._pipelined("EVAL", script.text, calls)
+            return answers
+
+        answers = self._attempt(job)
+        return [self.failure(answer) if isinstance(answer, RedisError) else answer for answer in answers]
+
     def listen(self, *channels: str) -> redis.client.PubSub:
         """Subscribe to channels, on a connection of its own; what it raises is redis-py's."""
         subscription: redis.client.PubSub = self._client.pubsub()
@@ -163,6 +178,13 @@ class Server:
         """Close every connection; whoever comes later gets StorageFailed."""
         self._closed = True
         self._pool.disconnect()
+
+    def _pipelined(self, command: str, script: str, calls: Sequence[tuple[Sequence[str], Sequence[Any]]]) -> list[Any]:
+        with self._client.pipeline(transaction=False) as pipeline:
+            for keys, args in calls:
+                pipeline.execute_command(command, script, len(keys), *keys, *args)
+            answers: list[Any] = pipeline.execute(raise_on_error=False)
+            return answers
 
     def _attempt(self, job: Callable[[], T]) -> T:
         try:

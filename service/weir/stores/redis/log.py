@@ -12,8 +12,8 @@ import secrets
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from weir.errors import Conflict, LogFull, NotFound, QuotaExceeded
-from weir.stores.base import Backlog, Entry, EntryKind, IdempotencyKey
+from weir.errors import Conflict, LogFull, NotFound, QuotaExceeded, WeirError
+from weir.stores.base import Backlog, Entry, EntryKind, IdempotencyKey, NewEntry
 from weir.stores.redis import log_scripts as scripts
 from weir.stores.redis.connection import PAGE, Server
 from weir.stores.redis.lease import Lease
@@ -63,20 +63,19 @@ class RedisLog:
         key: IdempotencyKey | None = None,
     ) -> tuple[Entry, bool]:
         """See ``Log.append``."""
-        now, delivery = self._clock(), kind is EntryKind.BATCH
-        # The id is made here, so that the second try of a lost call finds what the first one wrote.
-        entry_id = f"{'b' if delivery else 'c'}_{secrets.token_hex(16)}"
-        header = json.dumps([entry_id, kind, producer, samples, len(payload), now])
-        keys = [*self._keys, *self._record_of(producer, key)]
-        identity = (key.digest, now, self._key_retention) if key else ()
-        bell = self._server.key(scripts.BELL)
-        about = (entry_id, header, payload, int(delivery), producer, len(payload), bell)
-        outcome, *answer = self._server.run(scripts.APPEND, keys, *about, *self._bounds, *identity)
-        if outcome == b"new":
-            return _entry(int(answer[0]), header, payload), True
-        if outcome == b"known":
-            return _entry(int(answer[0]), answer[1], b""), False
-        raise self._refusal(outcome, answer, producer, key)
+        [outcome] = self.append_all([NewEntry(kind, producer, payload, samples, key)])
+        if isinstance(outcome, WeirError):
+            raise outcome
+        return outcome
+
+    def append_all(self, entries: Sequence[NewEntry]) -> list[tuple[Entry, bool] | WeirError]:
+        """See ``Log.append_all``; the server syncs its file once for what comes in one go."""
+        calls = [self._call(new) for new in entries]
+        answers = self._server.run_all(scripts.APPEND, calls)
+        return [
+            answer if isinstance(answer, WeirError) else self._outcome(new, header, *answer)
+            for new, (_, (_, header, *_)), answer in zip(entries, calls, answers, strict=True)
+        ]
 
     def read(self, after: int, limit: int) -> list[Entry]:
         """See ``Log.read``."""
@@ -152,6 +151,25 @@ class RedisLog:
         if not self._server.run(scripts.REWRITE, self._keys, id, payload):
             raise NotFound("log entry", id)
 
+    def _call(self, new: NewEntry) -> tuple[Sequence[str], Sequence[Any]]:
+        """The keys and the arguments of an append."""
+        now, delivery = self._clock(), new.kind is EntryKind.BATCH
+        # The id is made here, so that the second try of a lost call finds what the first one wrote.
+        entry_id = f"{'b' if delivery else 'c'}_{secrets.token_hex(16)}"
+        header = json.dumps([entry_id, new.kind, new.producer, new.samples, len(new.payload), now])
+        keys = [*self._keys, *self._record_of(new.producer, new.key)]
+        identity = (new.key.digest, now, self._key_retention) if new.key else ()
+        bell = self._server.key(scripts.BELL)
+        about = (entry_id, header, new.payload, int(delivery), new.producer, len(new.payload), bell)
+        return keys, (*about, *self._bounds, *identity)
+
+    def _outcome(self, new: NewEntry, header: str, outcome: bytes, *answer: Any) -> tuple[Entry, bool] | WeirError:
+        if outcome == b"new":
+            return _entry(int(answer[0]), header, new.payload), True
+        if outcome == b"known":
+            return _entry(int(answer[0]), answer[1], b""), False
+        return self._refusal(outcome, answer, new.producer, new.key)
+
     def _record_of(self, producer: str, key: IdempotencyKey | None) -> list[str]:
         """The name of the record of an idempotency key: a digest, as both of its parts are the producer's words."""
         if key is None:
@@ -159,7 +177,7 @@ class RedisLog:
         name = hashlib.sha256(json.dumps([producer, key.key]).encode()).hexdigest()
         return [self._server.key(f"idempotency:{name}")]
 
-    def _refusal(self, outcome: bytes, waiting: Sequence[Any], producer: str, key: IdempotencyKey | None) -> Exception:
+    def _refusal(self, outcome: bytes, waiting: Sequence[Any], producer: str, key: IdempotencyKey | None) -> WeirError:
         if key is not None and outcome == b"reused":
             return Conflict(
                 f"the idempotency key {key.key!r} was used with another body: use a new key", code="key_reused"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from weir.errors import StorageFailed, StorageFull
+from weir.errors import StorageFailed, StorageFull, WeirError
 
 T = TypeVar("T")
 
@@ -101,22 +101,45 @@ class Database:
         """
         return self._written(_Ticket(job, durable=durable, erases=False))
 
+    def write_all(self, jobs: Iterable[Callable[[sqlite3.Connection], T]]) -> list[T | WeirError]:
+        """Run jobs in one transaction: what ``write`` would return or raise for each, once it is on the disk."""
+        tickets = [_Ticket(job, durable=True, erases=False) for job in jobs]
+        self._settled(tickets)
+        outcomes = map(self._outcome, tickets)
+        return [*outcomes]
+
     def erase(self, job: Callable[[sqlite3.Connection], T]) -> T:
         """The same for a job that erases: what it deletes or replaces is overwritten in the database's files."""
         return self._written(_Ticket(job, durable=True, erases=True))
 
     def _written(self, ticket: _Ticket[T]) -> T:
+        self._settled([ticket])
+        outcome = self._outcome(ticket)
+        if isinstance(outcome, WeirError):
+            raise outcome
+        return outcome
+
+    def _settled(self, tickets: Sequence[_Ticket[Any]]) -> None:
+        """Return when these are settled, which happens to all of them at once."""
         with self._turn:
-            self._queue.append(ticket)
-            self._turn.wait_for(lambda: ticket.settled or not self._writing)
-            group = [] if ticket.settled else self._take_turn()
+            self._queue += tickets
+            self._turn.wait_for(lambda: all(ticket.settled for ticket in tickets) or not self._writing)
+            group = [] if all(ticket.settled for ticket in tickets) else self._take_turn()
         if group:
             self._settle(group)
-        if isinstance(ticket.error, sqlite3.Error) or not isinstance(ticket.error, Exception | None):
-            raise self._failure(ticket.error) from ticket.error
-        if ticket.error is not None:
-            raise ticket.error
-        return ticket.result
+
+    def _outcome(self, ticket: _Ticket[T]) -> T | WeirError:
+        """The result of a job, or what became of it instead; raises what nobody foresaw."""
+        error = ticket.error
+        if error is None:
+            return ticket.result
+        if isinstance(error, WeirError):
+            return error
+        if isinstance(error, Exception) and not isinstance(error, sqlite3.Error):
+            raise error
+        failure = self._failure(error)
+        failure.__cause__ = error
+        return failure
 
     def close(self) -> None:
         """Close every connection; whoever comes later gets StorageFailed."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from weir.errors import Conflict, LogFull, NotFound, QuotaExceeded
-from weir.stores.base import Backlog, Entry, EntryKind, IdempotencyKey
+from weir.errors import Conflict, LogFull, NotFound, QuotaExceeded, WeirError
+from weir.stores.base import Backlog, Entry, EntryKind, IdempotencyKey, NewEntry
 from weir.stores.bell import Bell
 from weir.stores.sqlite.database import Database
 
@@ -98,10 +98,16 @@ class SqliteLog:
         key: IdempotencyKey | None = None,
     ) -> tuple[Entry, bool]:
         """See ``Log.append``."""
-        entry, new = self._database.write(partial(self._append, kind, producer, payload, samples, key))
-        if new:
-            self._bell.ring()
-        return entry, new
+        [outcome] = self.append_all([NewEntry(kind, producer, payload, samples, key)])
+        if isinstance(outcome, WeirError):
+            raise outcome
+        return outcome
+
+    def append_all(self, entries: Sequence[NewEntry]) -> list[tuple[Entry, bool] | WeirError]:
+        """See ``Log.append_all``."""
+        outcomes = self._database.write_all([partial(self._append, entry) for entry in entries])
+        self._bell.ring()
+        return outcomes
 
     def read(self, after: int, limit: int) -> list[Entry]:
         """See ``Log.read``."""
@@ -161,15 +167,8 @@ class SqliteLog:
 
         self._database.erase(job)
 
-    def _append(
-        self,
-        kind: EntryKind,
-        producer: str,
-        payload: bytes,
-        samples: int,
-        key: IdempotencyKey | None,
-        connection: sqlite3.Connection,
-    ) -> tuple[Entry, bool]:
+    def _append(self, new: NewEntry, connection: sqlite3.Connection) -> tuple[Entry, bool]:
+        kind, producer, payload, samples, key = new.kind, new.producer, new.payload, new.samples, new.key
         now = self._clock()
         if key is not None and (first := self._first(connection, producer, key, now)) is not None:
             return first, False
