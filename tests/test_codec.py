@@ -329,6 +329,27 @@ def test_encode_and_load_are_inverse(ids: tuple[str, ...] | None) -> None:
     assert codec.encode(codec.load(payload)) == payload
 
 
+@pytest.mark.parametrize("ids", [None, ("a", "b", "c")])
+def test_bytes_that_are_already_as_they_would_be_encoded_are_not_made_anew(ids: tuple[str, ...] | None) -> None:
+    body = codec.encode(Batch(x_of(), y_of(), ids))
+    assert codec.encode(decode(codec.SAFETENSORS, body), source=body) is body
+
+
+@pytest.mark.parametrize("change", ["flat rows", "another order", "strings beside it", "no source", "another batch"])
+def test_other_bytes_are_encoded_anew(change: str) -> None:
+    batch = Batch(x_of(), y_of())
+    expected = codec.encode(batch)
+    source = {
+        "flat rows": codec.encode(Batch(x_of().flatten(1), y_of())),
+        "another order": reference_save({"y": y_of(), "x": x_of()}, {"a": "1"}),
+        "strings beside it": codec.encode_tensors({"x": x_of(), "y": y_of()}, {"made_by": "a tool"}),
+        "no source": b"",
+        "another batch": codec.encode(Batch(x_of()[:1], y_of()[:1])),
+    }[change]
+    assert source != expected
+    assert codec.encode(batch, source=source) == expected
+
+
 def test_encode_x_is_what_prediction_takes() -> None:
     assert torch.equal(codec.decode_x(codec.SAFETENSORS, codec.encode_x(x_of()), SPEC, max_samples=3), x_of())
 

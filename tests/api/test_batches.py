@@ -91,6 +91,18 @@ def test_the_same_key_is_answered_again_and_not_taken_again(service_app: House) 
     assert service_app.stores.log.tail() == tail + 1
 
 
+def test_a_long_body_is_taken_and_refused_as_a_short_one_is(
+    service_app: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = service_app.send(batch())
+    monkeypatch.setattr("weir.api.batches._QUICK_BYTES", 0)
+    second = service_app.send(batch())
+    assert second["counts"] == first["counts"]
+    taken = [service_app.stores.log.get(sent["id"]).payload for sent in (first, second)]
+    assert taken == [encode(batch())] * 2
+    assert service_app.caller("alice", **BINARY).post("/v1/batches", content=b"x").status_code == 422
+
+
 def test_a_rolled_back_batch_says_so(service_app: House) -> None:
     sent = service_app.send(batch())
     checkpoint = service_app.stores.checkpoints.all()[0].id

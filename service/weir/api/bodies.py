@@ -24,22 +24,21 @@ async def read(request: Request, limit: int, seconds: float) -> bytes:
     """The whole body; raises TooLarge over ``limit`` bytes, and answers 408 after ``seconds``."""
     declared = request.headers.get("content-length", "")
     too_large = declared.isdecimal() and int(declared) > limit
-    chunks, size, more = list[bytes](), 0, True
+    body, more = bytearray(), True
     try:
         with anyio.fail_after(seconds):
             while more and not too_large:
                 chunk, more = await _receive(request)
-                chunks.append(chunk)
-                size += len(chunk)
-                too_large = size > limit
+                body += chunk
+                too_large = len(body) > limit
     except TimeoutError:
         raise HTTPException(408, f"the body did not arrive within {seconds:g} s") from None
     if too_large:
-        chunks.clear()
+        body.clear()
         if more:
             await _drain(request)
         raise TooLarge(limit)
-    return b"".join(chunks)
+    return bytes(body)
 
 
 async def read_json(request: Request, model: type[_M], seconds: float) -> _M:

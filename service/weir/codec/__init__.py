@@ -73,10 +73,10 @@ def decode_x(content_type: str, body: bytes, spec: InputSpec, *, max_samples: in
     return x
 
 
-def encode(batch: Batch) -> bytes:
-    """The batch as safetensors; equal batches give equal bytes."""
+def encode(batch: Batch, *, source: bytes = b"") -> bytes:
+    """The batch as safetensors; equal batches give equal bytes, ``source`` itself if the batch came from just these."""
     metadata = {} if batch.ids is None else {"ids": json.dumps(batch.ids)}
-    return encode_tensors({"x": batch.x, "y": batch.y}, metadata)
+    return encode_tensors({"x": batch.x, "y": batch.y}, metadata, source=source)
 
 
 def encode_x(x: Tensor) -> bytes:

@@ -33,23 +33,25 @@ _DTYPES = {
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
-def encode_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+def encode_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, source: bytes = b"") -> bytes:
     """Tensors by name, and strings beside them, as safetensors; equal input gives equal bytes.
 
     Tensors that share memory are written once each. The format's own writer refuses those and
-    shuffles the metadata.
+    shuffles the metadata. ``source`` is what the tensors were decoded from: these bytes are not made anew if it has
+    them already.
     """
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
-    data: list[memoryview] = []
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0]))
     end = 0
-    for name, tensor in sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0])):
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        start, end = end, end + flat.nbytes
+    for name, tensor in ordered:
+        start, end = end, end + tensor.nbytes
         header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
-        data.append(flat.view(torch.uint8).numpy().data)
-    head = json.dumps(header, separators=(",", ":")).encode()
-    head += b" " * (-len(head) % 8)
-    return b"".join((struct.pack("<Q", len(head)), head, *data))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    head = struct.pack("<Q", len(text)) + text
+    if len(source) == len(head) + end and source.startswith(head):
+        return source
+    return b"".join((head, *(_bytes(tensor) for _, tensor in ordered)))
 
 
 def decode_tensors(payload: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -78,6 +80,12 @@ def as_tensor(name: str, part: Mapping[str, Any]) -> Tensor:
         return flat.reshape(shape)
     except (RuntimeError, TypeError):  # an empty tensor whose other dimensions overflow
         raise InvalidBatch(name, brackets(shape), "a shape that fits in memory", code="wrong_shape") from None
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    data: memoryview = flat.view(torch.uint8).numpy().data
+    return data
 
 
 def _header(body: bytes) -> bytes:
