@@ -335,12 +335,15 @@ def test_bytes_that_are_already_as_they_would_be_encoded_are_not_made_anew(ids: 
     assert codec.encode(decode(codec.SAFETENSORS, body), source=body) is body
 
 
-@pytest.mark.parametrize("change", ["flat rows", "another order", "strings beside it", "no source", "another batch"])
+@pytest.mark.parametrize(
+    "change", ["flat rows", "another shape", "another order", "strings beside it", "no source", "another batch"]
+)
 def test_other_bytes_are_encoded_anew(change: str) -> None:
     batch = Batch(x_of(), y_of())
     expected = codec.encode(batch)
     source = {
         "flat rows": codec.encode(Batch(x_of().flatten(1), y_of())),
+        "another shape": expected.replace(b"[3,2,3]", b"[3,6,1]"),
         "another order": reference_save({"y": y_of(), "x": x_of()}, {"a": "1"}),
         "strings beside it": codec.encode_tensors({"x": x_of(), "y": y_of()}, {"made_by": "a tool"}),
         "no source": b"",
