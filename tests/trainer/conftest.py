@@ -47,7 +47,7 @@ CLASSES = 3
 STEP = 20
 PATIENCE = 30.0  # seconds; a test that needs them fails
 INPUTS = InputSpec((6,), CLASSES, 0.0, 1.0)
-GUARD = GuardConfig(sample_rate=0.02, step_rate=1e-6, producer_rate=1e-6, refresh=3)
+GUARD = GuardConfig(sample_rate=0.02, step_rate=1e-6, producer_rate=1e-6, refresh=2)
 CONFIG = EngineConfig(
     learner=LearnerConfig(lr=0.02, momentum=0.9, freeze_norm=False),
     guard=GUARD,
