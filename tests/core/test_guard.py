@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from weir.core import CorrectionConfig, Engine, GateConfig, GuardConfig, LearnerConfig, SnapshotConfig
+from weir.core.guard import FEWEST
 from weir.core.measurement import Measurement
 from weir.core.vaccine import Poisoner
 from weir.errors import InvalidProbe
@@ -229,8 +230,8 @@ def test_each_trusted_sample_is_measured_once_in_so_many_steps(world: World, mon
 
 def test_more_are_measured_when_some_show_that_the_model_moved(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     _, *rest = calibrations(world, monkeypatch, lr=0.5, refresh=98, steps=9)
-    assert min(rest) == 3  # a hundredth each time, and twice as many as long as that is not enough
-    assert sum(rows >= 3 + 6 for rows in rest) > 4
+    assert all(rows >= FEWEST for rows in rest)
+    assert sum(rows >= 3 * FEWEST for rows in rest) > 4  # twice as many as long as that was not enough
 
 
 def test_nothing_is_calibrated_right_after_a_replacement(world: World) -> None:

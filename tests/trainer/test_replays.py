@@ -20,7 +20,17 @@ from weir.core import Engine
 from weir.errors import Conflict, NotFound
 from weir.stores.base import Entry, EntryKind, HeldState
 from weir.trainer import Trainer
-from weir.types import ReplayOrder, ReplayReport, ReplayState, ReplayVerdicts, SampleRef, State, Step, Verdict
+from weir.types import (
+    GuardMode,
+    ReplayOrder,
+    ReplayReport,
+    ReplayState,
+    ReplayVerdicts,
+    SampleRef,
+    State,
+    Step,
+    Verdict,
+)
 
 if TYPE_CHECKING:
     from tests.trainer.conftest import House, Open
@@ -110,7 +120,7 @@ def test_by_the_record_it_is_as_if_those_verdicts_had_been_given_without_the_pro
     samples = _samples(house)
     for decision in decisions:
         if decision.command is not None:
-            twin.set_mode(json.loads(entries[decision.command].payload)["mode"])
+            twin.set_mode(GuardMode(json.loads(entries[decision.command].payload)["mode"]))
             continue
         lines = [
             (ref, verdict)

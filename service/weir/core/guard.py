@@ -25,7 +25,8 @@ from weir.core.task import Task
 from weir.core.vaccine import Poisoner, Vaccine
 from weir.types import GuardMode, Reason, SampleVerdict, State, Step, Verdict
 
-STALE = 0.2  # spreads that the oldest trusted evidence may have moved on average; that of all, about half of it
+FEWEST = 24  # trusted samples that are measured at a step: fewer say little of the others
+STALE = 0.05  # spreads that the oldest trusted evidence may have moved on average; that of all, about half of it
 
 
 class Guard:
@@ -255,7 +256,7 @@ class Guard:
         due = measured.vaccinates and self._vaccine_age >= self._config.vaccine_refresh
         vaccinates = due and self.mode is not GuardMode.DSC
         known = self._calibration if snapshot is self._snapshots.anchor and not vaccinates else None
-        rows = measured.size if known is None else math.ceil(measured.size / self._config.refresh)
+        rows = measured.size if known is None else max(FEWEST, math.ceil(measured.size / self._config.refresh))
         while True:
             oldest = measured.advance(rows)
             trusted = measured.trusted(snapshot)
