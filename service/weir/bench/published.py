@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import statistics
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,14 +77,8 @@ class Passes:
         module.register_forward_pre_hook(forward)
 
 
-class Released:
-    """The step of Zhu et al. (ICML 2023) with the passes that its released code makes over the whole batch.
-
-    One pass of the current model that nothing uses; then for each descent one of each model with a graph, and a whole
-    backward pass although only x moves; four to report what became of the discrepancy; the update in train mode. That
-    is 10 when the mean discrepancy is under the threshold at once, and 48 when all ten descents are made. Its loops
-    over single samples in Python are left out.
-    """
+class Rule(ABC):
+    """A step of the published rule, made of passes that are counted."""
 
     def __init__(self, current: nn.Module, historical: nn.Module, config: LearnerConfig, passes: Passes) -> None:
         self._current = current
@@ -92,6 +87,28 @@ class Released:
         self._optimizer = torch.optim.SGD(current.parameters(), lr=config.lr, momentum=config.momentum)
         for module in (current, historical):
             passes.watch(module)
+
+    @abstractmethod
+    def step(self, x: Tensor, y: Tensor, threshold: float) -> None:
+        """Correct all of the batch until its mean discrepancy is at or under the threshold, then learn it."""
+
+    def _learn(self, x: Tensor, y: Tensor) -> None:
+        """The update in train mode."""
+        self._current.train()
+        self._optimizer.zero_grad()
+        cross_entropy(self._current(x), y).backward()  # type: ignore[no-untyped-call]
+        self._passes.count += 2
+        self._optimizer.step()
+
+
+class Released(Rule):
+    """The step of Zhu et al. (ICML 2023) with the passes that its released code makes over the whole batch.
+
+    One pass of the current model that nothing uses; then for each descent one of each model with a graph, and a whole
+    backward pass although only x moves; four to report what became of the discrepancy; the update in train mode. That
+    is 10 when the mean discrepancy is under the threshold at once, and 48 when all ten descents are made. Its loops
+    over single samples in Python are left out.
+    """
 
     def step(self, x: Tensor, y: Tensor, threshold: float) -> None:
         """Correct all of the batch until its mean discrepancy is at or under the threshold, then learn it."""
@@ -112,23 +129,11 @@ class Released:
         for module in (self._historical, self._current):
             for reported in (moved, x):
                 module(reported)
-        self._current.train()
-        self._optimizer.zero_grad()
-        cross_entropy(self._current(moved), y).backward()  # type: ignore[no-untyped-call]
-        self._passes.count += 2
-        self._optimizer.step()
+        self._learn(moved, y)
 
 
-class Rewritten:
+class Rewritten(Rule):
     """The same rule with no pass that it does not need: 5 when it stops at once, else 3 a descent and 3 to learn."""
-
-    def __init__(self, current: nn.Module, historical: nn.Module, config: LearnerConfig, passes: Passes) -> None:
-        self._current = current
-        self._historical = historical
-        self._passes = passes
-        self._optimizer = torch.optim.SGD(current.parameters(), lr=config.lr, momentum=config.momentum)
-        for module in (current, historical):
-            passes.watch(module)
 
     def step(self, x: Tensor, y: Tensor, threshold: float) -> None:
         """Correct all of the batch until its mean discrepancy is at or under the threshold, then learn it."""
@@ -137,25 +142,30 @@ class Rewritten:
         for _ in range(STEPS):
             with torch.no_grad():
                 then = self._historical(moved)
-            moved = moved.requires_grad_(True)
+            moved = moved.detach().requires_grad_(True)
             now = self._current(moved)
             if float(kl(then, now.detach()).mean()) <= threshold:
                 break
             (gradient,) = torch.autograd.grad(cross_entropy(now, y), moved)
             self._passes.count += 1
-            moved = (moved.detach() - EPSILON / STEPS * gradient.sign()).clamp(x - EPSILON, x + EPSILON)
-        self._current.train()
-        self._optimizer.zero_grad()
-        cross_entropy(self._current(moved.detach()), y).backward()  # type: ignore[no-untyped-call]
-        self._passes.count += 2
-        self._optimizer.step()
+            moved = (moved - EPSILON / STEPS * gradient.sign()).clamp(x - EPSILON, x + EPSILON)
+        self._learn(moved.detach(), y)
 
 
-class Rule(Protocol):
-    """A step of the published rule."""
+class Guarded:
+    """Weir's step."""
 
-    def step(self, x: Tensor, y: Tensor, threshold: float) -> None:
-        """Correct, then learn."""
+    def __init__(self, engine: Engine, passes: Passes) -> None:
+        self.engine = engine
+        self.touched: list[float] = []
+        self._passes = passes
+        passes.watch(engine.network.module)
+
+    def update(self, step: Step) -> None:
+        """Judge and learn; what it touched is remembered."""
+        report = self.engine.process(step)
+        self._passes.count += 2 * report.updated  # nothing goes back when all is held
+        self.touched.append(1 - report.counts[Verdict.ACCEPT] / len(step.y))
 
 
 class Bench:
@@ -163,33 +173,26 @@ class Bench:
 
     def __init__(self, plan: Plan, make: traffic.Maker, config: EngineConfig) -> None:
         self._plan = plan
-        self._weir_passes = Passes(plan.batch)
-        self.engine = make(config, poisoner=Cocktail())
-        self._weir_passes.watch(self.engine.network.module)
-        self._touched: list[float] = []
-        self._rules: dict[str, tuple[Rule, Passes]] = {}
+        self._passes = {name: Passes(plan.batch) for name in ("weir", "released", "rewritten")}
+        self.weir = Guarded(make(config, poisoner=Cocktail()), self._passes["weir"])
+        self._rules: dict[str, Rule] = {}
         for name, kind in (("released", Released), ("rewritten", Rewritten)):
-            passes = Passes(plan.batch)
             current, historical = (deepcopy(make(config).network.module) for _ in range(2))
-            self._rules[name] = kind(current, historical, config.learner, passes), passes
-        self.seconds: dict[str, list[float]] = {"weir": [], **{name: [] for name in self._rules}}
-        self.passes: dict[str, list[float]] = {name: [] for name in self.seconds}
+            self._rules[name] = kind(current, historical, config.learner, self._passes[name])
+        self._seconds: dict[str, list[float]] = {name: [] for name in self._passes}
+        self._made: dict[str, list[float]] = {name: [] for name in self._passes}
 
     def round(self, step: Step, threshold: float, *, counted: bool) -> None:
-        """Every subject once."""
-        x, y = step.x.to(self._plan.device), step.y.to(self._plan.device)
-        self._time("weir", lambda: self._guarded(step, counted=counted), self._weir_passes, counted=counted)
-        self._weir_passes.count += 2  # its backward pass
-        if counted:
-            self.passes["weir"][-1] += 2
-        for name, (rule, passes) in self._rules.items():
-            self._time(name, lambda rule=rule: rule.step(x, y, threshold), passes, counted=counted)  # type: ignore[misc]
+        """Every subject once; the order turns with the step."""
+        names = list(self._passes)
+        for offset in range(len(names)):
+            self._time(names[(step.number + offset) % len(names)], step, threshold, counted=counted)
 
     def rows(self, kind: str) -> list[Row]:
         """What was measured."""
-        weir = self.seconds["weir"]
+        weir = self._seconds["weir"]
         rows = []
-        for name, seconds in self.seconds.items():
+        for name, seconds in self._seconds.items():
             ratios = [theirs / ours for theirs, ours in zip(seconds, weir, strict=True)]
             rows.append(
                 Row(
@@ -199,26 +202,25 @@ class Bench:
                     ratio=statistics.median(ratios),
                     ratio_low=min(ratios),
                     ratio_high=max(ratios),
-                    passes=statistics.mean(self.passes[name]),
-                    touched_ratio=statistics.mean(self._touched) if name == "weir" else 0.0,
+                    passes=statistics.mean(self._made[name]),
+                    touched_ratio=statistics.mean(self.weir.touched[-len(weir) :]) if name == "weir" else 0.0,
                 )
             )
         return rows
 
-    def _guarded(self, step: Step, *, counted: bool) -> None:
-        report = self.engine.process(step)
-        if counted:
-            self._touched.append(1 - report.counts[Verdict.ACCEPT] / len(step.y))
-
-    def _time(self, name: str, act: Callable[[], None], passes: Passes, *, counted: bool) -> None:
-        before = passes.count
+    def _time(self, name: str, step: Step, threshold: float, *, counted: bool) -> None:
+        x, y = step.x.to(self._plan.device), step.y.to(self._plan.device)
+        before = self._passes[name].count
         traffic.synchronise(self._plan.device)
         start = time.perf_counter()
-        act()
+        if name == "weir":
+            self.weir.update(step)
+        else:
+            self._rules[name].step(x, y, threshold)
         traffic.synchronise(self._plan.device)
         if counted:
-            self.seconds[name].append(time.perf_counter() - start)
-            self.passes[name].append(passes.count - before)
+            self._seconds[name].append(time.perf_counter() - start)
+            self._made[name].append(self._passes[name].count - before)
 
 
 def measure(plan: Plan, progress: Callable[[int], None] = lambda done: None) -> dict[str, Any]:
@@ -238,7 +240,7 @@ def measure(plan: Plan, progress: Callable[[int], None] = lambda done: None) -> 
         for number in range(plan.warmup + plan.rounds):
             x, y = traffic.samples(plan.batch, generator)
             if chosen is correcting:
-                x = _poisoned(bench.engine, x, y)
+                x = _poisoned(bench.weir.engine, x, y)
             bench.round(traffic.step(number, x, y), threshold, counted=number >= plan.warmup)
             done += 1
             progress(done)
