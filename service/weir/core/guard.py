@@ -247,7 +247,7 @@ class Guard:
     def _calibrated(self, snapshot: Snapshot, step: Step) -> Calibration:
         """The calibration for this step: of trusted samples of which each was measured in the last ``refresh`` steps.
 
-        Those that were longest not are measured at each step, and more of them until they are what they were. All are
+        Those that were longest not are measured at each step, and all when these are no longer what they were. All are
         before a vaccination, and always against the ring: discrepancies to the distant anchor change slowly, those to a
         snapshot of the ring are as small as the last few updates.
         """
@@ -256,13 +256,12 @@ class Guard:
         due = measured.vaccinates and self._vaccine_age >= self._config.vaccine_refresh
         vaccinates = due and self.mode is not GuardMode.DSC
         known = self._calibration if snapshot is self._snapshots.anchor and not vaccinates else None
-        rows = measured.size if known is None else max(FEWEST, math.ceil(measured.size / self._config.refresh))
-        while True:
-            oldest = measured.advance(rows)
+        each = max(FEWEST, math.ceil(measured.size / self._config.refresh))
+        oldest = measured.advance(measured.size if known is None else each)
+        trusted = measured.trusted(snapshot)
+        if known is not None and known.shift(known.trusted.rows(oldest), trusted.rows(oldest)) > STALE:
+            measured.advance(measured.size)
             trusted = measured.trusted(snapshot)
-            if known is None or known.shift(known.trusted.rows(oldest), trusted.rows(oldest)) <= STALE:
-                break
-            known, rows = (None if rows >= measured.size else known), 2 * rows
         if vaccinates:
             self._vaccinate(snapshot, trusted, step)
         return self._use(trusted)
