@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from weir.core import CorrectionConfig, Engine, GateConfig, GuardConfig, LearnerConfig, SnapshotConfig
-from weir.core.guard import FEWEST
 from weir.core.measurement import Measurement
 from weir.core.vaccine import Poisoner
 from weir.errors import InvalidProbe
@@ -203,35 +202,60 @@ def test_a_step_alarm_that_no_producer_explains_holds_the_step(world: World) -> 
     assert engine.updates == 0
 
 
-def calibrations(world: World, monkeypatch: pytest.MonkeyPatch, *, lr: float, refresh: int, steps: int) -> list[int]:
-    """How many trusted samples were measured at each step of a stream."""
-    measured: list[int] = []
-    advance = Measurement.advance
+class Watch:
+    """Which trusted samples were measured at each step of a stream; None for all of them."""
 
-    def watched(measurement: Measurement, rows: int) -> Tensor:
-        measured.append(rows)
-        return advance(measurement, rows)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.steps: list[list[set[int] | None]] = []
+        measure = Measurement.measure
 
-    monkeypatch.setattr(Measurement, "advance", watched)
-    engine = world.engine(guard=guard(refresh=refresh), learner=LearnerConfig(lr=lr))
-    counts = []
-    for number in range(1, steps + 1):
-        measured.clear()
-        world.run(engine, number, number)
-        counts.append(sum(measured))
-    return counts
+        def watched(measurement: Measurement, rows: Iterable[int] | None = None) -> None:
+            self.steps[-1].append(None if rows is None else set(rows))
+            measure(measurement, rows)
+
+        monkeypatch.setattr(Measurement, "measure", watched)
+
+    def process(self, engine: Engine, step: Step) -> StepReport:
+        """Process one step and note what it measured."""
+        self.steps.append([])
+        return engine.process(step)
 
 
 def test_each_trusted_sample_is_measured_once_in_so_many_steps(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, *rest = calibrations(world, monkeypatch, lr=1e-4, refresh=4, steps=9)
-    assert first == 294
-    assert set(rest) == {74}
+    watch, engine = Watch(monkeypatch), world.engine(guard=guard(refresh=4), learner=LearnerConfig(lr=1e-4))
+    for number in range(1, 10):
+        watch.process(engine, world.step(number))
+    first, *rest = watch.steps
+    assert first == [None]
+    for four in (rest[:4], rest[4:]):
+        assert set().union(*(rows or set() for step in four for rows in step)) == set(range(294))
+    assert all(len(step) == 1 and 74 <= len(step[0] or ()) <= 74 + 30 for step in rest)  # and the highest, out of turn
 
 
 def test_all_are_measured_when_some_show_that_the_model_moved(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, *rest = calibrations(world, monkeypatch, lr=0.5, refresh=98, steps=30)
-    assert set(rest) <= {FEWEST, FEWEST + 294}
-    assert rest.count(FEWEST + 294) > 10
+    watch, engine = Watch(monkeypatch), world.engine(guard=guard(refresh=98), learner=LearnerConfig(lr=0.5))
+    for number in range(1, 31):
+        watch.process(engine, world.step(number))
+    some, everything = (sum(step[-1:] == [None] for step in watch.steps[1:]) == n for n in (0, 29))
+    assert not some
+    assert not everything
+
+
+def test_an_alarm_rests_on_a_threshold_part_that_was_measured_with_these_weights(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch, engine = Watch(monkeypatch), world.engine(guard=guard(step_rate=1e-3), learner=LearnerConfig(lr=1e-4))
+    for number in range(1, 6):
+        assert watch.process(engine, world.step(number)).alarms == ()
+    x, y = world.samples(60, seed=5)
+    report = watch.process(engine, replace(world.of(6, x, (y + 1) % 3), producers=[f"p{row}" for row in range(60)]))
+    assert report.alarms == (Reason.STEP,)
+    calm, alarmed = watch.steps[-2], watch.steps[-1]
+    assert len(calm) == 1
+    assert len(alarmed) == 2
+    assert alarmed[1] == set(engine._guard._measurement.held_out)
+    watch.process(engine, world.step(7))
+    assert watch.steps[-1] == []  # nothing was learned, and so nothing has changed
 
 
 def test_nothing_is_calibrated_right_after_a_replacement(world: World) -> None:

@@ -246,7 +246,7 @@ def test_a_snapshots_outputs_on_the_probe_set_are_computed_once(world: World) ->
 
     def forwards(snapshot: Snapshot, rows: int) -> list[int]:
         counter.sizes.clear()
-        measurement.advance(rows)
+        measurement.measure(range(rows))
         measurement.trusted(snapshot)
         return counter.sizes
 
@@ -261,32 +261,42 @@ def test_a_snapshots_outputs_on_the_probe_set_are_computed_once(world: World) ->
     assert forwards(other, 10) == [whole, whole]
 
 
-def test_some_trusted_samples_are_measured_at_a_time_and_each_in_its_turn(world: World) -> None:
+def test_what_is_measured_is_measured_anew_and_nothing_else(world: World) -> None:
     network = world.network()
     rolling, snapshot = measuring(network, world), taken(network)
     then = rolling.trusted(snapshot)
     network.load(Network(world.recipe, seed=9).snapshot())
     now, everything = measuring(network, world).trusted(snapshot), torch.arange(rolling.size)
     output = [column for column, name in enumerate(rolling.names) if name not in {"harm", *OF_THE_INPUT}]
-    turn: list[int] = []
-    while len(turn) < rolling.size:
-        turn += rolling.advance(40).tolist()
-        measured = torch.tensor(sorted(set(turn)))
-        rest = torch.tensor(sorted(set(everything.tolist()) - set(turn)), dtype=torch.int64)
-        found = rolling.trusted(snapshot)
+    for start in range(0, rolling.size, 40):
+        measured = torch.arange(min(start + 40, rolling.size))
+        rolling.measure([*measured[start:].tolist(), start])  # naming one twice does no harm
+        rest, found = everything[len(measured) :], rolling.trusted(snapshot)
         torch.testing.assert_close(found.rows(measured)[:, output], now.rows(measured)[:, output])
         assert torch.equal(found.rows(rest)[:, output], then.rows(rest)[:, output])
     torch.testing.assert_close(rolling.trusted(snapshot).rows(everything), now.rows(everything), rtol=1e-4, atol=1e-5)
 
 
+def test_each_trusted_sample_has_its_turn_in_its_own_part(world: World) -> None:
+    measurement = measuring(world.network(), world)
+    held_out = list(measurement.held_out)
+    assert len(held_out) == len(measurement.trusted(taken(world.network())).labels)
+    assert measurement.next_fit(30) + measurement.next_fit(30) == list(range(60))
+    assert measurement.next_held_out(len(held_out) - 1) == held_out[:-1]
+    assert measurement.next_held_out(3) == [held_out[-1], *held_out[:2]]
+    assert sorted(measurement.next_held_out(10_000)) == held_out  # nobody twice
+
+
 def test_a_restart_goes_on_where_the_measuring_was(world: World) -> None:
     network = world.network()
     straight, again, snapshot = measuring(network, world), measuring(network, world), taken(network)
+    straight.measure()
     for _ in range(3):
-        straight.advance(40)
+        straight.measure([*straight.next_fit(20), *straight.next_held_out(10)])
     again.load_state(straight.state())
     network.load(Network(world.recipe, seed=9).snapshot())
-    assert straight.advance(40).tolist() == again.advance(40).tolist() == list(range(80, 120))
+    assert again.next_fit(20) == straight.next_fit(20) == list(range(60, 80))
+    assert again.next_held_out(10) == straight.next_held_out(10) == list(again.held_out)[30:40]
     one, other = straight.trusted(snapshot), again.trusted(snapshot)
     assert torch.equal(one.fit, other.fit)
     assert torch.equal(one.threshold, other.threshold)

@@ -70,7 +70,7 @@ def duel() -> Duel:
     guard = engine._guard
     snapshot = guard._snapshots.reference()
     assert snapshot is not None
-    calibration = guard._calibrated(snapshot, steps[-1])
+    calibration = guard._calibrated(snapshot, steps[-1], engine.updates)
 
     def matrix(x: Tensor, y: Tensor) -> Tensor:
         measure = guard._measurement

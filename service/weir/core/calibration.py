@@ -191,6 +191,15 @@ class Calibration:
         n = sum(classes.values())
         return math.fsum((count / n) ** 2 / self._class_sizes.get(label, 1) for label, count in classes.items())
 
+    def tail(self, least: int) -> list[int]:
+        """Which trusted samples thresholds rest on, counted as ``Trusted.rows`` does: the highest scores.
+
+        They are four times as many as a threshold leaves above it, and ``least`` where that is more.
+        """
+        count = max(least, 4 * math.ceil(self._rate * len(self._scores)))
+        highest = self._scores.topk(min(count, len(self._scores))).indices
+        return (highest + len(self.trusted.fit)).tolist()
+
     def shift(self, before: Tensor, now: Tensor) -> float:
         """How far the most mobile signal of trusted evidence (n, signals) has moved on average, in its spreads."""
         moved = (self.standardise(now) - self.standardise(before)).mean(0) / self._evidence_spread

@@ -98,7 +98,7 @@ class Engine:
             self._progressive.observe(self._ranks.gather(correct, len(y)))
         with self._timed("guard"):
             released = accept_all(x, Reason.RELEASED, len(y)) if step.released else None
-            judged = released or self._guard.judge(step, x, y, current)
+            judged = released or self._guard.judge(step, x, y, current, updates=self._learner.updates)
         judged = self._past_the_breaker(judged, step)
         if recorded is not None:
             judged = on_record(judged, recorded, x, self._ranks)

@@ -25,8 +25,10 @@ from weir.core.task import Task
 from weir.core.vaccine import Poisoner, Vaccine
 from weir.types import GuardMode, Reason, SampleVerdict, State, Step, Verdict
 
-FEWEST = 24  # trusted samples that are measured at a step: fewer say little of the others
-STALE = 0.05  # spreads that the oldest trusted evidence may have moved on average; that of all, about half of it
+FEWEST = 16  # samples of the threshold part that are measured at a step: fewer say little of the others
+TAIL = 8  # samples of it with the highest scores, measured at every step: thresholds lie there
+STALE = 0.3  # spreads that the oldest of them may have moved on average; all of them, about half of it
+DOUBT = 0.75  # of the statistic that alarms: from there on all of the threshold part is measured first
 
 
 class Guard:
@@ -56,6 +58,7 @@ class Guard:
         self._vaccine: Vaccine | None = None
         self._attacks: list[str] = []
         self._vaccine_age = self._config.vaccine_refresh  # steps since one was made, or tried to; at first it is due
+        self._measured_at: int | None = None  # updates in the weights that all of the threshold part was measured with
         self._override: GuardMode | None = None
         self.producers = Producers(config.guard)
 
@@ -107,7 +110,7 @@ class Guard:
 
     def recalibrate(self) -> None:
         """Calibrate and vaccinate anew at the next step: model, snapshot or probe set has been replaced."""
-        self._calibration = self._vaccine = None
+        self._calibration = self._vaccine = self._measured_at = None
         self._vaccine_age = self._config.vaccine_refresh
 
     def renew(self) -> None:
@@ -115,22 +118,30 @@ class Guard:
         self.recalibrate()
         self._consensus.forget()
 
-    def judge(self, step: Step, x: Tensor, y: Tensor, current: Outputs) -> Judgement:
+    def judge(self, step: Step, x: Tensor, y: Tensor, current: Outputs, *, updates: int) -> Judgement:
         """Give every sample its verdict.
 
-        ``y`` (n,) are the labels of all of them, ``x`` this rank's own, prepared, ``current`` the outputs on these.
+        ``y`` (n,) are the labels of all of them, ``x`` this rank's own, prepared, ``current`` the outputs on these,
+        ``updates`` how many are in the weights.
         """
         snapshot = self._snapshots.reference()
         if self.mode is GuardMode.OFF or snapshot is None or (self.probe is None and not self._fixed_rule):
             return accept_all(x, Reason.UNARMED, len(y))
         if self.mode is GuardMode.DSC:
-            return self._judge_mean(step, x, y, snapshot)
+            return self._judge_mean(step, x, y, snapshot, updates)
         labels = step.y.tolist()
-        calibration = self._calibrated(snapshot, step)
+        calibration = self._calibrated(snapshot, step, updates)
         evidence = self._measurement.whole(x, y, current, snapshot, calibration.trusted.influence)
+        scores = calibration.score(calibration.standardise(evidence), step.y)
+        if self._measured_at != updates and self._doubtful(scores, labels, step.producers, calibration):
+            self._measurement.measure(self._measurement.held_out)
+            calibration = self._use(self._measurement.trusted(snapshot))
+            self._measured_at = updates
+            scores = calibration.score(calibration.standardise(evidence), step.y)
         residual = calibration.residual(calibration.standardise(evidence), step.y)
         common = self._consensus.explain(residual, labels, step.producers, step.number, calibration)
-        scores = calibration.score(calibration.restored(common.residual, step.y), step.y)
+        if common.drift:
+            scores = calibration.score(calibration.restored(common.residual, step.y), step.y)
         alarms = self.producers.observe(scores, labels, step.producers, calibration)
         suspicion = self._jury.suspect(scores, labels, step.producers, alarms, calibration)
         corrected, fixed = x, frozenset[int]()
@@ -154,6 +165,7 @@ class Guard:
         values = {
             "override": self._override,
             "vaccine_age": self._vaccine_age,
+            "measured_at": self._measured_at,
             "signals": self._judged_names,
             "attacks": self._attacks,
         }
@@ -185,6 +197,7 @@ class Guard:
         measured = state.part("measured")  # nothing in the states of earlier versions, which calibrate anew
         if measured.tensors and same and snapshot is not None:
             self._measurement.load_state(measured)
+            self._measured_at = state.values.get("measured_at")  # earlier versions did not say
             self._use(self._measurement.trusted(snapshot))
 
     @property
@@ -229,11 +242,11 @@ class Guard:
             verdicts.append(SampleVerdict(verdict, reason, *numbers))
         return tuple(verdicts)
 
-    def _judge_mean(self, step: Step, x: Tensor, y: Tensor, snapshot: Snapshot) -> Judgement:
+    def _judge_mean(self, step: Step, x: Tensor, y: Tensor, snapshot: Snapshot, updates: int) -> Judgement:
         if self._config.dsc_base is not None:
             threshold = self._config.dsc_base + self._config.dsc_slope * step.number
         else:
-            calibration = self._calibrated(snapshot, step)
+            calibration = self._calibrated(snapshot, step, updates)
             threshold = calibration.mean_discrepancy_threshold(len(y), self._config.step_rate)
 
         def discrepancy(moved: Tensor) -> Tensor:
@@ -244,27 +257,50 @@ class Guard:
 
         return judge_mean(x, self._ranks.own(y), discrepancy, threshold, self._correction)
 
-    def _calibrated(self, snapshot: Snapshot, step: Step) -> Calibration:
-        """The calibration for this step: of trusted samples of which each was measured in the last ``refresh`` steps.
+    def _calibrated(self, snapshot: Snapshot, step: Step, updates: int) -> Calibration:
+        """The calibration for this step, of trusted samples each of which was measured in the last ``refresh`` steps.
 
-        Those that were longest not are measured at each step, and all when these are no longer what they were. All are
-        before a vaccination, and always against the ring: discrepancies to the distant anchor change slowly, those to a
-        snapshot of the ring are as small as the last few updates.
+        P-values are valid whatever the fit part says, which only shapes the score, as long as the threshold part is
+        measured like the stream. So more of that part is measured at each step: those that were longest not, and those
+        that thresholds rest on; and all of both when the former are no longer what they were. All are before a
+        vaccination, and always against the ring: discrepancies to the distant anchor change slowly, those to a
+        snapshot of the ring are as small as the last few updates. None are while the weights stay as they are.
         """
         self._vaccine_age += 1
         measured = self._measurement
         due = measured.vaccinates and self._vaccine_age >= self._config.vaccine_refresh
         vaccinates = due and self.mode is not GuardMode.DSC
         known = self._calibration if snapshot is self._snapshots.anchor and not vaccinates else None
-        each = max(FEWEST, math.ceil(measured.size / self._config.refresh))
-        oldest = measured.advance(measured.size if known is None else each)
-        trusted = measured.trusted(snapshot)
-        if known is not None and known.shift(known.trusted.rows(oldest), trusted.rows(oldest)) > STALE:
-            measured.advance(measured.size)
+        if known is not None and self._measured_at == updates:
+            return known
+        trusted = self._refreshed(snapshot, known) if known else None
+        self._measured_at = None
+        if trusted is None:
+            measured.measure()
             trusted = measured.trusted(snapshot)
+            self._measured_at = updates
         if vaccinates:
             self._vaccinate(snapshot, trusted, step)
         return self._use(trusted)
+
+    def _refreshed(self, snapshot: Snapshot, known: Calibration) -> Trusted | None:
+        """Trusted evidence of which some was measured now; None where that shows the rest to be out of date."""
+        measured, steps = self._measurement, self._config.refresh
+        oldest = measured.next_held_out(max(FEWEST, math.ceil(len(measured.held_out) / steps)))
+        others = measured.next_fit(math.ceil((measured.size - len(measured.held_out)) / steps))
+        measured.measure([*oldest, *others, *known.tail(TAIL)])
+        trusted, rows = measured.trusted(snapshot), torch.tensor(oldest)
+        return trusted if known.shift(known.trusted.rows(rows), trusted.rows(rows)) <= STALE else None
+
+    def _doubtful(
+        self, scores: Scores, labels: Sequence[int], producers: Sequence[str], calibration: Calibration
+    ) -> bool:
+        """Whether the step or one of its producers is so near an alarm that old evidence must not decide it."""
+        step = self._jury.statistic(scores, labels, calibration)
+        known = self.producers.highest(producers)
+        return step > DOUBT * group_threshold(
+            self._config.step_rate, calibration.columns
+        ) or known > DOUBT * group_threshold(self._config.producer_rate, calibration.columns)
 
     def _vaccinate(self, snapshot: Snapshot, trusted: Trusted, step: Step) -> None:
         self._vaccine = self._measurement.vaccine(snapshot, trusted, seed=self._seed * 1_000_003 + step.number)

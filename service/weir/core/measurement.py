@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -24,6 +24,20 @@ NONE = Outputs(torch.empty(0), None)
 VACCINE_SAMPLES = 200  # trusted samples that poison is made from: more cost time and tell little
 
 
+class Turns:
+    """Who is next, round and round."""
+
+    def __init__(self, rows: Sequence[int]) -> None:
+        self._rows = rows
+        self.next = 0
+
+    def take(self, count: int) -> list[int]:
+        """The next ``count``, each once at most."""
+        places = [(self.next + place) % len(self._rows) for place in range(min(count, len(self._rows)))]
+        self.next = (places[-1] + 1) % len(self._rows)
+        return [self._rows[place] for place in places]
+
+
 class Measurement:
     """Measures the evidence of samples and of the probe set's parts; forgets nothing it may use again."""
 
@@ -42,7 +56,7 @@ class Measurement:
         self._of_input: list[Tensor] = []
         self._current: Outputs | None = None
         self._historical: tuple[Snapshot, Outputs] | None = None
-        self._next = 0
+        self._fit_turns = self._held_out_turns = Turns(range(0))
         self.unvaccinated_because: str | None = None if self._poisoner else "there is no poisoner"
 
     @property
@@ -69,13 +83,13 @@ class Measurement:
     def probe(self, probe: ProbeSet | None) -> None:
         self._probe = probe
         self._current = self._historical = None
-        self._next = 0
         if probe is None:
             return
         fit, held_out = probe.part("fit"), probe.part("threshold")
         self._x, fitted = self._network.prepare(torch.cat([fit.x, held_out.x])), len(fit.y)
         self._fit = Part(self._x[:fitted], fit.y.to(self._network.device))
         self._held_out = Part(self._x[fitted:], held_out.y.to(self._network.device))
+        self._fit_turns, self._held_out_turns = Turns(range(fitted)), Turns(self.held_out)
         self._familiarity = Familiarity(self._fit.x)
         views = self._view(self._fit, parents=self._fit.x), self._view(self._held_out)
         self._of_input = [self._evidence.of_input(view) for view in views]
@@ -84,6 +98,11 @@ class Measurement:
     def size(self) -> int:
         """How many samples of the probe set are measured: those of its fit and threshold parts."""
         return len(self._fit.y) + len(self._held_out.y)
+
+    @property
+    def held_out(self) -> range:
+        """The samples of the threshold part, as indices; those of the fit part come before."""
+        return range(len(self._fit.y), self.size)
 
     def outputs(self, x: Tensor, snapshot: Snapshot | None = None) -> Outputs:
         """Outputs of the current model, or of a snapshot, on prepared samples; no gradients."""
@@ -100,23 +119,29 @@ class Measurement:
         """Signals (n, signals), on the CPU, of prepared samples whose current outputs are known."""
         return self._signals(View(x, y, current, self.outputs(x, snapshot), influence, self._known))
 
-    def advance(self, rows: int) -> Tensor:
-        """Measure the next ``rows`` trusted samples under the current model, and at first all; which, as indices."""
-        if self._current is None or rows >= self.size:
-            self._current, self._next = self._of_probe(self._x), 0
-            return torch.arange(self.size)
-        chosen = (torch.arange(rows) + self._next) % self.size
-        self._next = (self._next + rows) % self.size
-        there = chosen.to(self._x.device)
+    def measure(self, rows: Iterable[int] | None = None) -> None:
+        """Measure these trusted samples under the current model; all of them for None, and at first."""
+        if self._current is None or rows is None:
+            self._current = self._of_probe(self._x)
+            self._fit_turns.next = self._held_out_turns.next = 0  # else a restart in between would go on elsewhere
+            return
+        there = torch.tensor(sorted(set(rows)), device=self._x.device)
         for known, now in zip(self._current, self._of_probe(self._x[there]), strict=True):
             if known is not None and now is not None:
                 known[there] = now
-        return chosen
+
+    def next_fit(self, rows: int) -> list[int]:
+        """Whose turn it is in the fit part to be measured, as indices."""
+        return self._fit_turns.take(rows)
+
+    def next_held_out(self, rows: int) -> list[int]:
+        """The same in the threshold part."""
+        return self._held_out_turns.take(rows)
 
     def trusted(self, snapshot: Snapshot) -> Trusted:
         """The evidence of the probe set's fit and threshold parts, as they were last measured."""
         if self._current is None:
-            self.advance(self.size)
+            self.measure()
         assert self._current is not None
         fitted, held_out = self._split(self._current)
         fitted_then, held_out_then = self._split(self._remembered(snapshot))
@@ -133,14 +158,16 @@ class Measurement:
         if self._current is None:
             return State({}, {})
         held = {"logits": self._current.logits, "features": self._current.features}
-        return State({name: t.clone() for name, t in held.items() if t is not None}, {"next": self._next})
+        turns = [self._fit_turns.next, self._held_out_turns.next]
+        return State({name: t.clone() for name, t in held.items() if t is not None}, {"turns": turns})
 
     def load_state(self, state: State) -> None:
         """Replace what was measured of this probe set."""
         # Copies: they are overwritten row by row.
         held = {name: tensor.to(self._network.device, copy=True) for name, tensor in state.tensors.items()}
         self._current = Outputs(held["logits"], held.get("features"))
-        self._next = state.values["next"]
+        # Earlier versions had one turn for both parts: it begins anew.
+        self._fit_turns.next, self._held_out_turns.next = state.values.get("turns", [0, 0])
 
     def vaccine(self, snapshot: Snapshot, trusted: Trusted, *, seed: int) -> Vaccine | None:
         """Poison crafted from the fit part against the current model, and how to tell it; None without a poisoner."""

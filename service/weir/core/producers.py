@@ -104,6 +104,11 @@ class Producers:
                 alarms[producer] = Alarm(whole, believed)
         return alarms
 
+    def highest(self, producers: Sequence[str]) -> float:
+        """The largest z of the newest samples of any of these, as last observed; nought where none was."""
+        known = (self._records[name].score for name in set(producers) if name in self._records)
+        return max((score for score in known if score is not None), default=0.0)
+
     def count(self, producers: Sequence[str], verdicts: Sequence[SampleVerdict]) -> None:
         """Count what became of one step's samples."""
         for producer, verdict in zip(producers, verdicts, strict=True):

@@ -66,6 +66,10 @@ class Jury:
         blamed = frozenset(producer for producer, alarm in alarms.items() if alarm.whole)
         return Suspicion(reasons, statistic, tuple(raised), blamed)
 
+    def statistic(self, scores: Scores, labels: Sequence[int], calibration: Calibration) -> float:
+        """How far the step as a whole stands out: the z that ``suspect`` holds against its bound."""
+        return _statistic(scores, labels, range(len(labels)), calibration)
+
     def _carriers(self, scores: Scores, rows: Sequence[int], believed: Tensor) -> list[int]:
         """The rows that a group's alarm rests on, and no more clean ones than the narrow rate allows."""
         clean = mixture.responsibilities(believed, scores.ratios[list(rows)])[:, 0]
