@@ -94,6 +94,19 @@ def test_a_restored_copy_is_not_changed_by_later_steps(noisy_world: World, given
     assert bench.bits() == kept
 
 
+def test_a_copy_in_the_memory_of_an_older_one_is_as_good(noisy_world: World, given: tuple[Tensor, Tensor]) -> None:
+    bench = Bench(noisy_world.recipe, **FULL)
+    older = bench.learner.capture()  # before there was any momentum
+    for seed in (1, 2):
+        bench.learner.step(*given, seed=seed)
+        before, kept = bench.learner.capture(into=older), bench.bits()
+        assert all(tensor.data_ptr() == older.weights[name].data_ptr() for name, tensor in before.weights.items())
+        bench.learner.step(*given, seed=3)
+        bench.learner.restore(before)
+        assert bench.bits() == kept
+        older = before
+
+
 def test_a_step_repeats_exactly_and_another_seed_gives_another_one(
     noisy_world: World, given: tuple[Tensor, Tensor]
 ) -> None:

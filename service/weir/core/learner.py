@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -120,10 +120,14 @@ class Learner:
                 parameter.grad = gradient if count else None
         return [*figures, *(p.grad for p in parameters if p.grad is not None)]
 
-    def capture(self) -> Before:
-        """A copy of everything that a step changes."""
-        optimizer = {index: {"momentum_buffer": m.clone()} for index, m in self._optimizer.momenta.items()}
-        return Before(self._network.snapshot(), optimizer, self.updates)
+    def capture(self, *, into: Before | None = None) -> Before:
+        """A copy of everything that a step changes, in the memory of an earlier one that nobody needs any more."""
+        old = into or Before({}, {}, 0)
+        optimizer = {
+            place: copied({"momentum_buffer": momentum}, old.optimizer.get(place, {}))
+            for place, momentum in self._optimizer.momenta.items()
+        }
+        return Before(copied(self._network.module.state_dict(), old.weights), optimizer, self.updates)
 
     def restore(self, before: Before) -> None:
         """Undo, bit for bit, whatever happened since ``before`` was captured."""
@@ -143,6 +147,14 @@ class Learner:
     def load_state(self, state: State) -> None:
         """Replace weights, optimizer state and the count of updates."""
         self.restore(Before.from_state(state, self._network.device))
+
+
+def copied(tensors: Mapping[str, Tensor], into: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of the tensors, each in the memory of the one of its name where there is one: new memory costs more."""
+    return {
+        name: into[name].copy_(tensor.detach()) if name in into else tensor.detach().clone()
+        for name, tensor in tensors.items()
+    }
 
 
 def content_seed(seed: int, step: Step) -> int:

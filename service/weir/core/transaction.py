@@ -48,6 +48,7 @@ class Transaction:
         self._timed = timed
         self._gate = Gate(config)
         self._best: Before | None = None
+        self._spare: Before | None = None
         self._drifted = False
 
     def attempt(
@@ -67,7 +68,8 @@ class Transaction:
         """
         if probe is None or (self._drifted and not drift):
             self._forget_best()  # what was kept below the best on purpose is what a decline is measured from now
-        before = self._learner.capture() if probe is not None else None
+        before = self._learner.capture(into=self._spare) if probe is not None else None
+        self._spare = None if self._keeps_best else before  # else it may be kept as the best
         if before is not None and self._keeps_best and self._best is None:
             self._gate.reset()
         with self._timed("learn"):
