@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from tests.api.conftest import House, Open, batch, samples
+from torch import Tensor
 
 from weir.codec import SAFETENSORS, encode_x
 
@@ -47,6 +51,36 @@ def test_predictions_do_not_wait_for_a_learner_that_is_busy(service_app: House) 
     service_app.stall()
     answer = service_app.caller("reader").post("/v1/predict", json={"x": samples(1, seed=3)[0].tolist()})
     assert answer.status_code == 200
+
+
+def predicting_threads(house: House, seconds: float) -> list[str]:
+    """The threads of three predictions, one after the other, by a model that computes for so many seconds."""
+    names: list[str] = []
+    publication = house.trainer.publication
+
+    def predict(x: Tensor) -> Tensor:
+        names.append(threading.current_thread().name)
+        began = time.thread_time()
+        while time.thread_time() - began < seconds:
+            pass
+        return publication.predict(x)
+
+    house.trainer.publication = replace(publication, predict=predict)
+    reader, body = house.caller("reader"), encode_x(samples(2, seed=3)[0])
+    assert {reader.post("/v1/predict", content=body, headers=BINARY).status_code for _ in range(3)} == {200}
+    return names
+
+
+def test_a_model_known_to_be_quick_predicts_without_a_thread_of_its_own(service_app: House) -> None:
+    predicting_threads(service_app, 0.0)  # whatever it does for the first time takes longer
+    first, *others = predicting_threads(service_app, 0.0)
+    assert set(others) == {first}
+    assert not first.startswith("AnyIO worker thread")
+
+
+def test_a_slow_model_never_keeps_the_other_requests_waiting(service_app: House) -> None:
+    names = predicting_threads(service_app, 0.01)
+    assert all(name.startswith("AnyIO worker thread") for name in names)
 
 
 def test_predictions_go_on_and_age_when_the_trainer_has_stopped(open_house: Open, tmp_path: Path) -> None:

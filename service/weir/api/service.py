@@ -11,6 +11,7 @@ from fastapi import Depends, Request
 
 from weir.api.admission import Admission
 from weir.api.appender import Appender
+from weir.api.pace import Pace
 from weir.errors import InvalidInput, NotReady
 from weir.metrics import DoorMetrics
 from weir.stores.base import CheckpointInfo, Durability, Shared
@@ -104,6 +105,7 @@ class Service:
     role: ServiceRole = "all"
     admission: Admission = field(init=False)
     appender: Appender = field(init=False)
+    pace: Pace = field(init=False, default_factory=Pace)
     waiters: anyio.CapacityLimiter = field(init=False)
     predictors: anyio.CapacityLimiter = field(init=False)
 

@@ -128,7 +128,8 @@ def _safetensors_x(part: Mapping[str, Any], spec: InputSpec, max_samples: int) -
     if part["dtype"] not in _X_DTYPES:
         raise InvalidBatch("x", part["dtype"], "uint8, float16 or float32 (U8, F16, F32)", code="wrong_dtype")
     shape = sample_shape(part["shape"], spec, max_samples)
-    return as_tensor("x", part).reshape(shape)
+    x = as_tensor("x", part)
+    return x if x.shape == shape else x.reshape(shape)
 
 
 def _safetensors_y(part: Mapping[str, Any]) -> list[int]:

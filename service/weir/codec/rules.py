@@ -36,10 +36,10 @@ def check_values(x: Tensor, spec: InputSpec) -> None:
     if not (math.isfinite(low) and math.isfinite(high)):
         at, seen = _first(x, ~x.isfinite())
         raise InvalidBatch(f"x[{at}]", seen, "finite numbers", code="not_finite")
-    scale = 255 if x.dtype == torch.uint8 else 1
-    floor, ceiling = _bound(spec.low, -math.inf, x.dtype), _bound(spec.high, math.inf, x.dtype)
-    if low >= float(floor.max()) and high <= float(ceiling.min()):
+    (floor, highest_floor), (ceiling, lowest_ceiling) = _floor(spec.low, x.dtype), _ceiling(spec.high, x.dtype)
+    if low >= highest_floor and high <= lowest_ceiling:
         return
+    scale = 255 if x.dtype == torch.uint8 else 1
     flat = x.flatten(1)
     bad = (flat < floor) | (flat > ceiling)
     if not bool(bad.any()):  # each feature keeps to bounds of its own
@@ -96,6 +96,19 @@ def short(value: object) -> str:
 
 
 @lru_cache(maxsize=16)  # the same few for every batch, and making them takes as long as checking a small one
+def _floor(bound: Bound, dtype: torch.dtype) -> tuple[Tensor, float]:
+    """The lower bounds of the features, and the highest of them: what is not below that is below none."""
+    floor = _bound(bound, -math.inf, dtype)
+    return floor, float(floor.max())
+
+
+@lru_cache(maxsize=16)
+def _ceiling(bound: Bound, dtype: torch.dtype) -> tuple[Tensor, float]:
+    """The upper bounds of the features, and the lowest of them."""
+    ceiling = _bound(bound, math.inf, dtype)
+    return ceiling, float(ceiling.min())
+
+
 def _bound(bound: Bound, unbounded: float, dtype: torch.dtype) -> Tensor:
     """The bound or bounds of the features as x's own numbers hold them: float32(0.1) is above 0.1 and still within."""
     values = torch.tensor([unbounded] if bound is None else bound if isinstance(bound, tuple) else [bound])

@@ -77,7 +77,7 @@ def as_tensor(name: str, part: Mapping[str, Any]) -> Tensor:
         raise InvalidBatch(name, part["dtype"], f"one of {', '.join(_DTYPES)}", code="wrong_dtype")
     try:
         flat = torch.frombuffer(part["data"], dtype=dtype) if part["data"] else torch.empty(0, dtype=dtype)
-        return flat.reshape(shape)
+        return flat if shape == list(flat.shape) else flat.reshape(shape)
     except (RuntimeError, TypeError):  # an empty tensor whose other dimensions overflow
         raise InvalidBatch(name, brackets(shape), "a shape that fits in memory", code="wrong_shape") from None
 

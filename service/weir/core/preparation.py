@@ -26,7 +26,8 @@ class Preparation:
         """Prepare (n, …) uint8 or float: (n, *shape) float32 on the device."""
         x = x.to(self._device, non_blocking=True)
         x = x.to(torch.float32).div_(255.0) if x.dtype == torch.uint8 else x.to(torch.float32)
-        return self._standardised(x.reshape(len(x), *self._shape))
+        shape = (len(x), *self._shape)
+        return self._standardised(x if x.shape == shape else x.reshape(shape))
 
     def _standardised(self, x: Tensor) -> Tensor:
         if self._center is not None:
