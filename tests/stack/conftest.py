@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from tests.stack.engine import GRAFANA, Stack, is_present, say
 
-from weir import datasets
 from weir.client import Client
 from weir.datasets import Dataset
 
@@ -34,7 +34,13 @@ def services() -> set[str]:
 @pytest.fixture(scope="module")
 def stack(folder: Path, services: set[str]) -> Iterator[Stack]:
     given = readable(folder / "given", {"alert-webhook-url": b"http://hook:9099/alerts"})
-    made = Stack(folder, given)
+    with started(Stack(folder, given), services) as made:
+        yield made
+
+
+@contextmanager
+def started(made: Stack, services: set[str]) -> Iterator[Stack]:
+    """A stack whose services, of an image that is up to date, are healthy; nothing is left of it in the end."""
     made.down()
     try:
         timed("image built", lambda: made.compose("build", "secrets", "init", "weir", timeout=900))
@@ -83,10 +89,8 @@ def keys(stack: Stack) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def rest(stack: Stack, folder: Path) -> Dataset:
-    """The example's samples that nobody has learned from yet."""
-    stack.compose("cp", "weir:/data/example-rest.npz", str(folder / "rest.npz"))
-    return datasets.load(folder / "rest.npz")
+def rest(stack: Stack) -> Dataset:
+    return stack.example_rest()
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from weir import datasets
+from weir.datasets import Dataset
+
 ROOT = Path(__file__).parents[2]
 PROJECT = "weir-stack-test"
 GRAFANA = "grafana/grafana:11.6.0"
@@ -51,16 +54,31 @@ def until(answer: Callable[[], _T | None], what: str, seconds: float) -> _T:
 
 
 class Stack:
-    """One project of docker compose, on ports of its own, with the files of ``given`` as its secrets."""
+    """One project of docker compose, on ports of its own, with the files of ``given`` as its secrets.
 
-    def __init__(self, folder: Path, given: Path, project: str = PROJECT, **settings: str) -> None:
-        self.port, self.tls_port = _free_port(), _free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+    ``keeper`` is the service that has the data, and whose commands are run in.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        given: Path,
+        project: str = PROJECT,
+        *,
+        profile: str = "tls",
+        keeper: str = "weir",
+        **settings: str,
+    ) -> None:
+        self.port, self.tls_port, self.replica_port = _free_port(), _free_port(), _free_port()
+        self.url, self.replica_url = (f"http://127.0.0.1:{port}" for port in (self.port, self.replica_port))
         self._folder = folder
         self._project = project
+        self._profile = ("--profile", profile)
+        self._keeper = keeper
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("WEIR_", "STACK_"))},
             "STACK_WEIR_PORT": str(self.port),
+            "STACK_REPLICA_PORT": str(self.replica_port),
             "STACK_TLS_PORT": str(self.tls_port),
             "STACK_GRAFANA_PORT": str(_free_port()),
             "STACK_SECRETS": str(given),
@@ -74,18 +92,18 @@ class Stack:
     def up(self, services: Iterable[str]) -> None:
         """Start these, and wait until every one of them is healthy, or done."""
         wait = ("--wait", f"--wait-timeout={HEALTHY_SECONDS}")
-        self.compose("--profile", "tls", "up", "-d", *wait, *sorted(services), timeout=HEALTHY_SECONDS + 60)
+        self.compose(*self._profile, "up", "-d", *wait, *sorted(services), timeout=HEALTHY_SECONDS + 60)
 
     def down(self) -> None:
         """Leave nothing behind."""
-        self.compose("--profile", "tls", "down", "-v", "--remove-orphans", timeout=180)
+        self.compose(*self._profile, "down", "-v", "--remove-orphans", timeout=180)
 
     def tell(self) -> None:
         """What a person would look at first."""
         say(self.compose("ps", "-a"), self.compose("logs", "--no-color", "--tail=100"))
 
     def secret(self, name: str) -> str:
-        return self.execute("weir", "cat", f"/run/weir-secrets/{name}").strip()
+        return self.execute(self._keeper, "cat", f"/run/weir-secrets/{name}").strip()
 
     def execute(self, service: str, *words: str) -> str:
         """What a command prints inside of a running service."""
@@ -125,8 +143,14 @@ class Stack:
         """A new API key, in a file."""
         file = self._folder / f"{name}.key"
         options = [word for role in roles for word in ("--role", role)]
-        file.write_text(self.execute("weir", "weir", "keys", "add", name, *options))
+        file.write_text(self.execute(self._keeper, "weir", "keys", "add", name, *options))
         return file
+
+    def example_rest(self) -> Dataset:
+        """The example's samples that nobody has learned from yet."""
+        file = self._folder / "rest.npz"
+        self.compose("cp", f"{self._keeper}:/data/example-rest.npz", str(file))
+        return datasets.load(file)
 
     def weir(self, *words: str, timeout: float = 120) -> Any:
         """What the command line on this machine answers about the service in the container, as JSON."""

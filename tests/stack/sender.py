@@ -6,6 +6,7 @@ import threading
 from types import TracebackType
 from typing import Self
 
+from tests.stack.engine import until
 from torch import Tensor
 
 from weir.client import BatchReport, Client
@@ -13,6 +14,7 @@ from weir.client import BatchReport, Client
 BATCH = 10  # samples
 PAUSE_SECONDS = 0.2
 PATIENCE_SECONDS = 120.0
+SETTLE_SECONDS = 90
 
 
 class Sender:
@@ -50,3 +52,28 @@ class Sender:
 def fates(client: Client, ids: list[str]) -> dict[str, BatchReport]:
     """What became of each batch; raises NotFound for one that was lost."""
     return {id: client.batch(id) for id in ids}
+
+
+def acknowledge(steady: Sender, more: int) -> None:
+    """Wait until so many more batches are acknowledged."""
+    target = len(steady.acknowledged) + more
+
+    def done() -> bool | None:
+        assert steady.failure is None, steady.failure
+        return True if len(steady.acknowledged) >= target else None
+
+    until(done, f"{more} more batches acknowledged", 120)
+
+
+def assert_all_learned(auditor: Client, steady: Sender) -> None:
+    """Every acknowledged batch is there and decided, each once and whole."""
+    ids = steady.acknowledged
+    assert len(set(ids)) == len(ids)
+
+    def settled() -> bool | None:
+        return True if all(report.counts.pending == 0 for report in fates(auditor, ids).values()) else None
+
+    until(settled, "every acknowledged batch is decided", SETTLE_SECONDS)
+    for report in fates(auditor, ids).values():
+        assert report.state not in {"queued", "dead"}, report
+        assert report.counts.accept + report.counts.correct + report.counts.quarantine == report.samples, report

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from tests.stack.conftest import readable
 from tests.stack.engine import PROJECT, Stack, docker, say, until
-from tests.stack.sender import Sender, fates
+from tests.stack.sender import Sender, acknowledge, assert_all_learned
 
 from weir.client import Client
 from weir.datasets import Dataset
@@ -24,7 +24,6 @@ from weir.datasets import Dataset
 ONCE = {"secrets", "init"}
 POISON_ALERTS = {"WeirPoisonSuspected", "WeirBatchHeld"}
 ALERT_SECONDS = 240
-SETTLE_SECONDS = 90
 MODEL = b"""from torch import nn
 
 
@@ -255,31 +254,6 @@ def archive(data: Dataset, start: int, stop: int) -> bytes:
 
 def sender(stack: Stack, keys: dict[str, Path], rest: Dataset) -> Sender:
     return Sender(stack.url, keys["steady"].read_text().strip(), rest.x, rest.y)
-
-
-def acknowledge(steady: Sender, more: int) -> None:
-    """Wait until so many more batches are acknowledged."""
-    target = len(steady.acknowledged) + more
-
-    def done() -> bool | None:
-        assert steady.failure is None, steady.failure
-        return True if len(steady.acknowledged) >= target else None
-
-    until(done, f"{more} more batches acknowledged", 120)
-
-
-def assert_all_learned(auditor: Client, steady: Sender) -> None:
-    """Every acknowledged batch is there and decided, each once and whole."""
-    ids = steady.acknowledged
-    assert len(set(ids)) == len(ids)
-
-    def settled() -> bool | None:
-        return True if all(report.counts.pending == 0 for report in fates(auditor, ids).values()) else None
-
-    until(settled, "every acknowledged batch is decided", SETTLE_SECONDS)
-    for report in fates(auditor, ids).values():
-        assert report.state not in {"queued", "dead"}, report
-        assert report.counts.accept + report.counts.correct + report.counts.quarantine == report.samples, report
 
 
 def httpx_status(stack: Stack) -> int | None:
