@@ -106,6 +106,14 @@ def test_the_service_starts_and_learns_without_the_compiler_of_torch(settings: c
     assert not loaded & {"torch._dynamo", "torch._inductor", "sympy"}
 
 
+def test_requests_never_wait_for_a_garbage_collection_of_all_that_was_loaded() -> None:
+    code = "import gc, uvicorn\nfrom weir.serving import door\n"
+    code += "uvicorn.Server.run = lambda server, sockets: print(gc.get_freeze_count() > 10 * len(gc.get_objects()))\n"
+    code += "door.answer(None, None)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"
+
+
 def test_the_log_tells_what_is_served_and_metrics_follow_the_learner(settings: config.Settings) -> None:
     with process(settings) as (_, address, lines):
         told = "".join(lines)

@@ -95,7 +95,7 @@ def test_a_long_body_is_taken_and_refused_as_a_short_one_is(
     service_app: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = service_app.send(batch())
-    monkeypatch.setattr("weir.api.batches._QUICK_BYTES", 0)
+    monkeypatch.setattr("weir.api.bodies._QUICK_BYTES", 0)
     second = service_app.send(batch())
     assert second["counts"] == first["counts"]
     taken = [service_app.stores.log.get(sent["id"]).payload for sent in (first, second)]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from typing import Any, TypeVar
 
-import anyio
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
@@ -28,7 +29,7 @@ async def read(request: Request, limit: int, seconds: float) -> bytes:
     too_large = declared.isdecimal() and int(declared) > limit
     body, more = bytearray(), True
     try:
-        with anyio.fail_after(seconds):
+        async with asyncio.timeout(seconds):
             while more and not too_large:
                 chunk, more = await _receive(request)
                 body += chunk
@@ -92,6 +93,7 @@ async def _drain(request: Request) -> None:
     A caller that waits for leave to send (Expect) gets its answer at once.
     """
     more = "expect" not in request.headers
-    with anyio.move_on_after(_DRAIN_SECONDS):
-        while more:
-            _, more = await _receive(request)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_DRAIN_SECONDS):
+            while more:
+                _, more = await _receive(request)

@@ -29,6 +29,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from weir import codec, logs
+from weir.api import garbage
 from weir.api.app import create_app
 from weir.api.service import Limits
 from weir.core import Engine, EngineConfig
@@ -197,6 +198,7 @@ def _answer(connection: socket.socket) -> None:
 
 
 def _serve(app: ASGIApp, listener: socket.socket) -> None:
+    garbage.spare_what_stays()
     config = uvicorn.Config(app, lifespan="off", ws="none", log_config=None, access_log=False, server_header=False)
     uvicorn.Server(config).run(sockets=[listener])
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import uvicorn
 from fastapi import FastAPI
 
+from weir.api import garbage
 from weir.config import Settings
 from weir.errors import Conflict, InvalidSetting
 from weir.stores.base import Keys, Shared
@@ -95,6 +96,7 @@ def answer(app: FastAPI, listener: socket.socket) -> None:
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
+    garbage.spare_what_stays()
     uvicorn.Server(config).run(sockets=[listener])
 
 
