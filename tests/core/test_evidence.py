@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from weir.core.evidence import Evidence, View
+from weir.core.evidence import Evidence, Parents, View
 from weir.core.familiarity import Familiarity
 from weir.core.network import Network
 from weir.core.task import Classification
@@ -129,14 +129,21 @@ def test_without_features_their_columns_are_zero_and_the_others_stand(world: Wor
     assert all(scene.column("discrepancy"))
 
 
-def test_what_familiarity_has_learned_from_is_measured_as_if_it_had_not(scene: Scene) -> None:
-    parents = scene.trusted_x
+def test_what_was_learned_from_parents_is_left_out_and_nothing_else_changes(scene: Scene) -> None:
+    with torch.no_grad():
+        parents = Parents(scene.trusted_x, scene.trusted_y, scene.now.outputs(scene.trusted_x))
     matrix = scene.evidence.matrix(replace(scene.view, parents=parents))
-    column = scene.evidence.names.index("mahalanobis")
-    torch.testing.assert_close(matrix[:, column], scene.familiarity.leave_one_out(scene.x, parents))
-    others = [other for other in range(matrix.shape[1]) if other != column]
-    assert torch.equal(matrix[:, others], scene.matrix[:, others])
-    assert not torch.equal(matrix[:, column], scene.matrix[:, column])
+    distance, harm = (scene.evidence.names.index(name) for name in ("mahalanobis", "harm"))
+    torch.testing.assert_close(matrix[:, distance], scene.familiarity.leave_one_out(scene.x, parents.x))
+    for row in range(len(scene.y)):
+        others = torch.arange(15) != row
+        trusted = scene.last_layer_gradient(scene.trusted_x[others], scene.trusted_y[others])
+        own = scene.last_layer_gradient(scene.x[row : row + 1], scene.y[row : row + 1])
+        assert float(matrix[row, harm]) == pytest.approx(-float((own * trusted).sum()), abs=1e-5)
+    rest = [other for other in range(matrix.shape[1]) if other not in (distance, harm)]
+    assert torch.equal(matrix[:, rest], scene.matrix[:, rest])
+    assert not torch.equal(matrix[:, distance], scene.matrix[:, distance])
+    assert not torch.equal(matrix[:, harm], scene.matrix[:, harm])
 
 
 def images(recipe: Recipe) -> Scene:

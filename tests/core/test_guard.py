@@ -241,7 +241,7 @@ def test_all_are_measured_when_some_show_that_the_model_moved(world: World, monk
     assert not everything
 
 
-def test_an_alarm_rests_on_a_threshold_part_that_was_measured_with_these_weights(
+def test_an_alarm_rests_on_trusted_samples_that_were_measured_with_these_weights(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watch, engine = Watch(monkeypatch), world.engine(guard=guard(step_rate=1e-3), learner=LearnerConfig(lr=1e-4))
@@ -253,7 +253,7 @@ def test_an_alarm_rests_on_a_threshold_part_that_was_measured_with_these_weights
     calm, alarmed = watch.steps[-2], watch.steps[-1]
     assert len(calm) == 1
     assert len(alarmed) == 2
-    assert alarmed[1] == set(engine._guard._measurement.held_out)
+    assert alarmed[1] is None
     watch.process(engine, world.step(7))
     assert watch.steps[-1] == []  # nothing was learned, and so nothing has changed
 
@@ -355,8 +355,8 @@ def caught(world: World, poisoner: Poisoner | None, *, rate: float) -> tuple[flo
 
 def test_a_vaccine_catches_more_flipped_labels_than_fisher_at_the_same_rate(world: World) -> None:
     fisher, vaccinated = (caught(world, poisoner, rate=0.01) for poisoner in (None, Cocktail()))
-    assert vaccinated[0] > fisher[0] + 0.03
-    assert vaccinated[1] > fisher[1] + 0.01
+    for with_it, without in zip(vaccinated, fisher, strict=True):
+        assert 1 - with_it < (1 - without) / 2
     assert vaccinated[1] > 0.95
 
 
@@ -396,7 +396,7 @@ def test_producers_that_change_together_are_told_as_drift_and_go_on_learning(wor
             reports.append(engine.process(replace(world.of(number, x, y), producers=names)))
         accepted[producers] = sum(report.counts[Verdict.ACCEPT] for report in reports[5:]) / (15 * 60)
         drift[producers] = sum(report.drift for report in reports[5:])
-    assert accepted[5] > 0.85
+    assert accepted[5] > 0.8
     assert accepted[1] == 0.0
     assert drift == {5: 15, 1: 0}
 

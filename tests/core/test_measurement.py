@@ -1,4 +1,4 @@
-"""The vaccine is made from the probe set's fit part alone, and what is computed once is not computed twice."""
+"""The vaccine is made from trusted samples alone, and what is computed once is not computed twice."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ def test_the_vaccine_never_sees_the_stream_nor_what_decides_about_it(world: Worl
     for x, y, *_ in recorder.calls:
         seen = samples_of(x, y)
         assert len(seen) == VACCINE_SAMPLES
-        assert seen <= known["fit"]
-        assert not seen & (known["threshold"] | known["gate"] | known["report"] | stream)
+        assert seen <= known["fit"] | known["threshold"]
+        assert not seen & (known["gate"] | known["report"] | stream)
 
 
 def test_prepared_samples_and_prepared_bounds_are_given(world: World) -> None:
@@ -101,7 +101,8 @@ def test_prepared_samples_and_prepared_bounds_are_given(world: World) -> None:
     engine.set_probe(whole, y, created_at=0, source="tests")
     engine.process(world.step(1))
     ((seen_x, seen_y, low, high, _),) = recorder.calls
-    assert samples_of(seen_x, seen_y) <= parts(engine, whole, y)["fit"]
+    known = parts(engine, whole, y)
+    assert samples_of(seen_x, seen_y) <= known["fit"] | known["threshold"]
     assert float(seen_x.min()) < -0.5  # no longer in [0, 1]
     assert low is not None
     assert high is not None
@@ -168,6 +169,20 @@ def test_a_restored_engine_reports_as_the_one_that_ran_on(noisy_world: World) ->
     assert [r.verdicts for r in plain] != [r.verdicts for r in expected]  # it does make a difference
 
 
+def test_a_vaccine_of_an_earlier_version_is_made_anew_and_what_producers_did_is_kept(world: World) -> None:
+    recorders = [Recorder(), Recorder()]
+    before, after = (world.engine(poisoner=recorder, guard=GuardConfig(**CALM)) for recorder in recorders)
+    run(world, before, 1, 3)
+    state = through_json(before.state())
+    earlier = {name: tensor for name, tensor in state.tensors.items() if not name.endswith("held_out")}
+    assert len(earlier) == len(state.tensors) - 1
+    after.load_state(State(earlier, state.values))
+    assert after.producers() == before.producers()
+    assert [report.vaccine_age for report in run(world, after, 4, 5)] == [0, 1]
+    (known,), (known_before,) = after.producers(), before.producers()
+    assert known.seen == known_before.seen + 48
+
+
 def test_without_a_poisoner_there_is_no_vaccine(world: World) -> None:
     engine = world.engine()
     assert {report.vaccine_age for report in run(world, engine, 1, 3)} == {None}
@@ -198,7 +213,8 @@ def test_another_anchor_probe_set_or_model_is_vaccinated_against_anew(world: Wor
     assert [report.vaccine_age for report in run(world, engine, 4, 5)] == [0, 1]
     assert len(recorder.calls) == 2
     seen = samples_of(*recorder.calls[-1][:2])
-    assert seen <= parts(engine, *world.samples(420, seed=12 if replaced == "probe set" else 11))["fit"]
+    known = parts(engine, *world.samples(420, seed=12 if replaced == "probe set" else 11))
+    assert seen <= known["fit"] | known["threshold"]
 
 
 def test_strains_of_one_name_are_learned_together(world: World) -> None:
@@ -277,14 +293,14 @@ def test_what_is_measured_is_measured_anew_and_nothing_else(world: World) -> Non
     torch.testing.assert_close(rolling.trusted(snapshot).rows(everything), now.rows(everything), rtol=1e-4, atol=1e-5)
 
 
-def test_each_trusted_sample_has_its_turn_in_its_own_part(world: World) -> None:
+def test_each_trusted_sample_has_its_turn(world: World) -> None:
     measurement = measuring(world.network(), world)
-    held_out = list(measurement.held_out)
-    assert len(held_out) == len(measurement.trusted(taken(world.network())).labels)
-    assert measurement.next_fit(30) + measurement.next_fit(30) == list(range(60))
-    assert measurement.next_held_out(len(held_out) - 1) == held_out[:-1]
-    assert measurement.next_held_out(3) == [held_out[-1], *held_out[:2]]
-    assert sorted(measurement.next_held_out(10_000)) == held_out  # nobody twice
+    everyone = list(range(measurement.size))
+    assert len(everyone) == len(measurement.trusted(taken(world.network())).labels)
+    assert measurement.next_turn(30) + measurement.next_turn(30) == everyone[:60]
+    assert measurement.next_turn(len(everyone) - 61) == everyone[60:-1]
+    assert measurement.next_turn(3) == [everyone[-1], *everyone[:2]]
+    assert sorted(measurement.next_turn(10_000)) == everyone  # nobody twice
 
 
 def test_a_restart_goes_on_where_the_measuring_was(world: World) -> None:
@@ -292,29 +308,30 @@ def test_a_restart_goes_on_where_the_measuring_was(world: World) -> None:
     straight, again, snapshot = measuring(network, world), measuring(network, world), taken(network)
     straight.measure()
     for _ in range(3):
-        straight.measure([*straight.next_fit(20), *straight.next_held_out(10)])
+        straight.measure(straight.next_turn(30))
     again.load_state(straight.state())
     network.load(Network(world.recipe, seed=9).snapshot())
-    assert again.next_fit(20) == straight.next_fit(20) == list(range(60, 80))
-    assert again.next_held_out(10) == straight.next_held_out(10) == list(again.held_out)[30:40]
-    one, other = straight.trusted(snapshot), again.trusted(snapshot)
-    assert torch.equal(one.fit, other.fit)
-    assert torch.equal(one.threshold, other.threshold)
+    assert again.next_turn(20) == straight.next_turn(20) == list(range(90, 110))
+    assert torch.equal(straight.trusted(snapshot).evidence, again.trusted(snapshot).evidence)
 
 
-def test_the_fit_part_is_measured_as_if_it_were_not_known(world: World) -> None:
-    """Else crafted and trusted samples would differ by what familiarity has learned, and not by what they are."""
+@pytest.mark.parametrize(("signal", "tolerance"), [("mahalanobis", 0.1), ("harm", 0.25)])
+def test_what_is_trusted_is_measured_as_if_it_were_not_known(world: World, signal: str, tolerance: float) -> None:
+    """Else a fresh sample would differ from it by what was learned from it, and not by what it is."""
     network = world.network()
-    measurement = Measurement(network, Classification(), GuardConfig(**CALM), None)
-    measurement.probe = ProbeSet(*world.samples(420, seed=11), created_at=0.0, source="tests")
+    measurement = measuring(network, world)
     trusted = measurement.trusted(taken(network))
-    distance = measurement.names.index("mahalanobis")
-    own, fresh = trusted.fit[:, distance], trusted.threshold[:, distance]
-    assert float(own.mean()) == pytest.approx(float(fresh.mean()), rel=0.1)
-    part = measurement.probe.part("fit")
-    with torch.no_grad():
-        known = measurement.matrix(part.x, part.y, network.outputs(part.x), taken(network), trusted.influence)
-    assert bool((known[:, distance] < own).all())
+    column = measurement.names.index(signal)
+
+    def measured(x: Tensor, y: Tensor) -> Tensor:
+        with torch.no_grad():
+            return measurement.matrix(x, y, network.outputs(x), taken(network), trusted.influence)[:, column]
+
+    assert measurement.probe is not None
+    x, y = (torch.cat(of) for of in zip(*(measurement.probe.part(name) for name in ("fit", "threshold")), strict=True))
+    own, fresh = trusted.evidence[:, column], measured(*world.samples(4_000, seed=12))
+    assert float(own.mean()) == pytest.approx(float(fresh.mean()), rel=tolerance)
+    assert bool((measured(x, y) < own).all())
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,9 @@ TRUSTED = 200
 
 @pytest.fixture(scope="module")
 def calibration() -> Calibration:
-    evidence = torch.randn(2 * TRUSTED, 3, generator=torch.Generator().manual_seed(0))
+    evidence = torch.randn(TRUSTED, 3, generator=torch.Generator().manual_seed(0))
     labels = torch.zeros(TRUSTED, dtype=torch.int64)
-    return Calibration(Trusted(evidence[:TRUSTED], evidence[TRUSTED:], labels, None), rate=0.05, per_class=10**6)
+    return Calibration(Trusted(evidence, labels, None), rate=0.05, per_class=10**6)
 
 
 def scores(n: int, *, seed: int, shift: float = 0.0) -> Tensor:
@@ -248,7 +248,7 @@ def test_an_alarm_is_of_all_samples_where_most_look_like_an_attack(
 def test_clean_excursions_reach_the_sequential_threshold_at_no_more_than_the_rate() -> None:
     """Some thousand excursions from nought, against so many trusted samples that they forgive next to nothing."""
     evidence = torch.randn(40_000, 3, generator=torch.Generator().manual_seed(0))
-    trusted = Trusted(evidence[:100], evidence[100:], torch.zeros(39_900, dtype=torch.int64), None)
+    trusted = Trusted(evidence, torch.zeros(40_000, dtype=torch.int64), None)
     calibrated = Calibration(trusted, rate=0.05, per_class=10**6)
     rate, started, reached = 0.1, 0, 0
     producers = Producers(GuardConfig(producer_window=2, producer_rate=rate))

@@ -14,7 +14,7 @@ from weir.core.calibration import Calibration, Scores, Trusted
 from weir.core.config import GuardConfig
 from weir.core.producers import Alarm, Producers
 from weir.core.suspicion import Jury, Suspicion
-from weir.core.vaccine import Vaccine
+from weir.core.vaccine import Labelled, Vaccine, folds_of
 from weir.types import Reason
 
 NARROW = 0.1
@@ -29,11 +29,11 @@ def draw(n: int, *, seed: int, hostile: Tensor | None = None) -> Tensor:
 
 @pytest.fixture(scope="module")
 def calibration() -> Calibration:
-    evidence, labels = draw(4_000, seed=0), torch.zeros(2_000, dtype=torch.int64)
-    trusted = Trusted(evidence[:2_000], evidence[2_000:], labels, None)
+    trusted = Trusted(draw(2_000, seed=0), torch.zeros(2_000, dtype=torch.int64), None)
     plain = Calibration(trusted, rate=0.001, per_class=10**6)
-    strain = plain.standardise(draw(400, seed=1, hostile=torch.ones(400)))
-    vaccine = Vaccine.fit(plain.standardise(trusted.fit), {"shift": strain})
+    folds = folds_of(trusted.labels)
+    strain = Labelled(plain.standardise(draw(400, seed=1, hostile=torch.ones(400))), folds[:400])
+    vaccine = Vaccine.fit(Labelled(plain.standardise(trusted.evidence), folds), {"shift": strain})
     return Calibration(trusted, rate=0.001, per_class=10**6, vaccine=vaccine)
 
 

@@ -9,7 +9,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from weir.core.vaccine import RIDGE, Scale, Vaccine, logistic, mixture
+from weir.core.vaccine import FOLDS, RIDGE, Labelled, Scale, Vaccine, folds_of, logistic, mixture
 from weir.types import State
 
 CPU = torch.device("cpu")
@@ -111,9 +111,14 @@ def test_the_mixture_is_the_log_of_the_mean_ratio() -> None:
 ATTACKS = {"first": (2.5, 0.0, 0.0), "second": (0.0, 0.0, -2.5)}
 
 
+def spread(evidence: Tensor) -> Labelled:
+    """Evidence of as many samples of one class, in all folds."""
+    return Labelled(evidence, folds_of(torch.zeros(len(evidence), dtype=torch.int64)))
+
+
 def fitted() -> Vaccine:
     crafted = {name: draw(200, seed=seed, shift=shift) for seed, (name, shift) in enumerate(ATTACKS.items(), 10)}
-    return Vaccine.fit(draw(400, seed=1), crafted)
+    return Vaccine.fit(spread(draw(400, seed=1)), {name: spread(evidence) for name, evidence in crafted.items()})
 
 
 def test_an_expert_for_each_attack_tells_it_from_clean_and_from_the_other() -> None:
@@ -130,7 +135,8 @@ def test_an_expert_for_each_attack_tells_it_from_clean_and_from_the_other() -> N
 
 def test_a_log_ratio_is_what_the_densities_say() -> None:
     """Unit normals a distance of one apart: log ratio x − 1/2, which so many samples come close to."""
-    vaccine = Vaccine.fit(draw(20_000, seed=1, shift=(0.0,)), {"shift": draw(20_000, seed=2, shift=(1.0,))})
+    clean, crafted = (spread(draw(20_000, seed=seed, shift=(shift,))) for seed, shift in ((1, 0.0), (2, 1.0)))
+    vaccine = Vaccine.fit(clean, {"shift": crafted})
     x = torch.linspace(-2, 3, 11)[:, None]
     torch.testing.assert_close(vaccine.logits(x), x - 0.5, atol=0.1, rtol=0)
 
@@ -139,18 +145,61 @@ def test_a_restart_knows_the_same_attacks_bit_for_bit() -> None:
     vaccine = fitted()
     state = vaccine.state()
     again = Vaccine.from_state(State(state.tensors, json.loads(json.dumps(dict(state.values)))), CPU)
+    assert again is not None
     assert again.names == vaccine.names
     fresh = draw(20, seed=9)
     assert torch.equal(again.logits(fresh), vaccine.logits(fresh))
+    assert torch.equal(again.held_out_logits(spread(fresh)), vaccine.held_out_logits(spread(fresh)))
 
 
-def test_the_weights_lie_where_the_evidence_does() -> None:
-    """Fitted on the CPU for equal bits, wherever the model lives."""
-    clean = draw(40, seed=1).to("meta")
-    vaccine = Vaccine.fit.__globals__  # the regression itself cannot run on this device
-    kept = vaccine["logistic"]
-    vaccine["logistic"] = lambda negative, positive: torch.zeros(4, dtype=torch.float64)
-    try:
-        assert Vaccine.fit(clean, {"one": clean}).weights.device == clean.device
-    finally:
-        vaccine["logistic"] = kept
+def test_a_vaccine_of_an_earlier_version_is_none() -> None:
+    """It has held nothing out: what it was fitted on would look cleaner than anything that comes."""
+    state = fitted().state()
+    assert Vaccine.from_state(State({"weights": state.tensors["weights"]}, state.values), CPU) is None
+
+
+def test_every_class_is_in_all_folds_alike_wherever_its_samples_lie() -> None:
+    labels = torch.tensor([2] * 11 + [0, 1] * 20 + [2] * 9)
+    folds = folds_of(labels)
+    for label, each in ((0, 4), (1, 4), (2, 4)):
+        assert torch.bincount(folds[labels == label], minlength=FOLDS).tolist() == [each] * FOLDS
+
+
+def test_a_fold_is_scored_by_experts_that_have_not_learned_from_it() -> None:
+    clean, crafted = spread(draw(100, seed=1)), spread(draw(60, seed=2, shift=(1.0, 0.0, 0.0)))
+    vaccine = Vaccine.fit(clean, {"one": crafted})
+    found = vaccine.held_out_logits(clean)[:, 0]
+    for fold in range(FOLDS):
+        mine = clean.folds == fold
+        weights = logistic(clean.evidence[~mine], crafted.evidence[crafted.folds != fold])
+        torch.testing.assert_close(found[mine].double(), logits(weights, clean.evidence[mine]), rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_scored_so_looks_like_what_was_never_seen() -> None:
+    """Many columns that tell nothing: experts call what they have learned from cleaner than it is."""
+    noise = (0.0,) * 40
+    known, held_out, fresh = [], [], []
+    for seed in range(20):
+        clean, crafted = (spread(draw(60, seed=3 * seed + side, shift=noise)) for side in (0, 1))
+        vaccine = Vaccine.fit(clean, {"none": crafted})
+        known.append(vaccine.logits(clean.evidence).mean())
+        held_out.append(vaccine.held_out_logits(clean).mean())
+        fresh.append(vaccine.logits(draw(60, seed=3 * seed + 2, shift=noise)).mean())
+    means = [float(torch.stack(of).mean()) for of in (known, held_out, fresh)]
+    assert means[0] < -0.3
+    assert means[1:] == pytest.approx([0.0, 0.0], abs=0.12)
+
+
+def test_a_strain_whose_parents_are_all_of_one_fold_is_learned_all_the_same() -> None:
+    clean, crafted = spread(draw(100, seed=1)), draw(30, seed=2, shift=(3.0, 0.0, 0.0))
+    vaccine = Vaccine.fit(clean, {"one": Labelled(crafted, torch.full((30,), 2))})
+    assert bool(vaccine.held_out.isfinite().all())
+    assert bool((vaccine.held_out[:, 0, 0] > 0.5).all())
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.float64])
+def test_the_weights_are_as_precise_as_the_evidence(precision: torch.dtype) -> None:
+    """Fitted in float64 for equal bits, whatever is judged with them."""
+    clean = spread(draw(40, seed=1).to(precision))
+    vaccine = Vaccine.fit(clean, {"one": clean})
+    assert (vaccine.weights.dtype, vaccine.held_out.dtype) == (precision, precision)

@@ -10,7 +10,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
-from weir.core.vaccine import Scale, Vaccine, mixture
+from weir.core.vaccine import Labelled, Scale, Vaccine, folds_of, mixture
 from weir.errors import InvalidProbe
 
 NORMAL = NormalDist()
@@ -48,19 +48,18 @@ def normal_scores(reference: Tensor, values: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Trusted:
-    """Evidence of the probe set's fit (m, k) and threshold (n, k) parts, labels (n,) of the latter.
+    """Evidence (n, k) of trusted samples, each measured as if it were not known, and their labels (n,).
 
     All on the CPU but ``influence``, the last-layer gradient that the evidence was measured with.
     """
 
-    fit: Tensor
-    threshold: Tensor
+    evidence: Tensor
     labels: Tensor
     influence: Tensor | None
 
     def rows(self, rows: Tensor) -> Tensor:
-        """The evidence (rows, k) of some samples, those of the fit part counted first."""
-        return torch.cat([self.fit, self.threshold])[rows]
+        """The evidence (rows, k) of some samples."""
+        return self.evidence[rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +82,11 @@ class Scores:
 class Calibration:
     """What trusted samples look like under one (snapshot, current) pair.
 
-    The score of a sample is the vaccine's log likelihood ratio, and without one Fisher's −2 Σ log p over the signals,
-    each p against the *fit* part. The score itself is calibrated on the *threshold* part, per class where a class has
-    ``per_class`` samples there. It learns from the probe set only: a threshold that learned from the stream could be
-    ratcheted up by being caught, or down by being obeyed.
+    The score of a sample is the vaccine's log likelihood ratio, and without one Fisher's −2 Σ log p over the signals.
+    The score itself is calibrated on the same trusted samples, each scored by what has not learned from it: a threshold
+    from n of them holds its rate on average, but is off by a share of it that falls with √n, and there are never many.
+    Where a class has ``per_class`` samples it gets a threshold of its own. All is learned from the probe set only: a
+    threshold that learned from the stream could be ratcheted up by being caught, or down by being obeyed.
     """
 
     def __init__(
@@ -100,34 +100,34 @@ class Calibration:
     ) -> None:
         """Calibrate at a false-positive rate per sample, on the ``judged`` columns (default: all).
 
-        Raises InvalidProbe when the threshold part is too small.
+        Raises InvalidProbe when there are too few trusted samples.
         """
         needed = smallest_size(rate)
         if len(trusted.labels) < needed:
             raise InvalidProbe(
                 "probe",
-                f"{len(trusted.labels)} samples in its threshold part",
-                f"at least {needed} there for a false-positive rate of {rate:g} per sample",
+                f"{len(trusted.labels)} samples to calibrate with",
+                f"at least {needed} for a false-positive rate of {rate:g} per sample",
                 code="probe_too_small",
             )
         self.trusted = trusted
         self.vaccine = vaccine
         self._rate = rate
-        self._judged = list(range(trusted.fit.shape[1]) if judged is None else judged)
-        self._scale = Scale.of(trusted.fit[:, self._judged])
-        self._fit, threshold = self.standardise(trusted.fit), self.standardise(trusted.threshold)
-        combined = self._combine(threshold)
+        self._judged = list(range(trusted.evidence.shape[1]) if judged is None else judged)
+        self._scale = Scale.of(trusted.evidence[:, self._judged])
+        self._standard = self.standardise(trusted.evidence)
+        combined = self._combine_trusted()
         self._fisher = combined[:, :1]
         self._scores = self._score(combined)
         self.sample_threshold = conformal_quantile(self._scores, rate)
         self._own = self._per_class(trusted.labels, max(per_class, needed))
-        self._columns = torch.cat([threshold, combined], dim=1)
+        self._columns = torch.cat([self._standard, combined], dim=1)
         self._excess = self._expert_ratios(combined).mean(0).clamp_min(1.0)
         sizes = torch.bincount(trusted.labels)
         self._class_sizes = {label: max(1, size) for label, size in enumerate(sizes.tolist())}
         self._class_means = self._by_class(normal_scores(self._columns, self._columns))
-        self._evidence_means = self._by_class(threshold)
-        residual = threshold - self._evidence_means[trusted.labels]
+        self._evidence_means = self._by_class(self._standard)
+        residual = self._standard - self._evidence_means[trusted.labels]
         self._evidence_spread = residual.square().mean(0).sqrt().clamp_min(1e-3)
 
     @property
@@ -198,7 +198,7 @@ class Calibration:
         """
         count = max(least, 4 * math.ceil(self._rate * len(self._scores)))
         highest = self._scores.topk(min(count, len(self._scores))).indices
-        return (highest + len(self.trusted.fit)).tolist()
+        return list(highest.tolist())
 
     def shift(self, before: Tensor, now: Tensor) -> float:
         """How far the most mobile signal of trusted evidence (n, signals) has moved on average, in its spreads."""
@@ -207,12 +207,12 @@ class Calibration:
 
     def mean_discrepancy_threshold(self, size: int, rate: float) -> float:
         """The bound on the mean discrepancy of ``size`` fresh samples, nats: mean + z · sd · √(1/n + 1/m)."""
-        trusted = self.trusted.threshold[:, 0]
+        trusted = self.trusted.evidence[:, 0]
         spread = float(trusted.std(unbiased=True)) * math.sqrt(1 / size + 1 / len(trusted))
         return float(trusted.mean()) + NORMAL.inv_cdf(1 - rate) * spread
 
     def _by_class(self, values: Tensor) -> Tensor:
-        """Means (classes + 1, columns) of values (m, columns) of the threshold part.
+        """Means (classes + 1, columns) of values (m, columns) of trusted samples.
 
         Classes differ: a producer of the hard ones only is not hostile for that. A last row stands for classes that
         have no trusted sample: their mean is nought, as if known from one sample.
@@ -227,8 +227,18 @@ class Calibration:
 
     def _combine(self, standardised: Tensor) -> Tensor:
         """Fisher's statistic, then the logits of the vaccine's experts: (n, 1 + attacks)."""
-        fisher = -2 * pvalues(self._fit, standardised).log().sum(1, keepdim=True)
+        fisher = -2 * pvalues(self._standard, standardised).log().sum(1, keepdim=True)
         return fisher if self.vaccine is None else torch.cat([fisher, self.vaccine.logits(standardised)], dim=1)
+
+    def _combine_trusted(self) -> Tensor:
+        """The same of the trusted samples, by what has learned from the others."""
+        n = len(self._standard)
+        among_others = ((n + 1) * pvalues(self._standard, self._standard) - 1) / n  # each is as large as itself
+        fisher = -2 * among_others.log().sum(1, keepdim=True)
+        if self.vaccine is None:
+            return fisher
+        known = Labelled(self._standard, folds_of(self.trusted.labels))
+        return torch.cat([fisher, self.vaccine.held_out_logits(known)], dim=1)
 
     def _score(self, combined: Tensor) -> Tensor:
         return combined[:, 0] if self.vaccine is None else mixture(combined[:, 1:])

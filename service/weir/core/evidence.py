@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,13 +18,21 @@ from weir.types import EvidenceSet
 LEAST_IMAGE = 3  # pixels a side: a second difference needs as many
 
 
+class Parents(NamedTuple):
+    """Trusted samples ``x`` (n, …) with labels ``y`` (n,), and what the current model makes of them."""
+
+    x: Tensor
+    y: Tensor
+    current: Outputs
+
+
 @dataclass(frozen=True)
 class View:
     """What a signal may look at: n samples with the current and the historical model's outputs on them.
 
     ``influence`` is the gradient (classes, features) of the trusted loss with respect to the last layer,
-    ``familiarity`` what trusted inputs look like. ``parents`` (n, …) are the trusted samples that these were made from,
-    or are, where familiarity has learned from those: then it must not know them.
+    ``familiarity`` what trusted inputs look like. ``parents`` are the trusted samples that these were made from, or
+    are, where influence and familiarity come from those: then neither must know them.
     """
 
     x: Tensor
@@ -32,7 +41,7 @@ class View:
     historical: Outputs
     influence: Tensor | None
     familiarity: Familiarity
-    parents: Tensor | None = None
+    parents: Parents | None = None
 
     @cached_property
     def roughness(self) -> tuple[Tensor, Tensor]:
@@ -75,12 +84,20 @@ def loss_change(task: Task, view: View) -> Tensor:
 
 
 def harm(task: Task, view: View) -> Tensor:
-    """First-order rise of the trusted loss when the last layer steps on this sample: −⟨∇ sample, ∇ trusted⟩."""
+    """First-order rise of the trusted loss when the last layer steps on this sample: −⟨∇ sample, ∇ trusted⟩.
+
+    A parent's own part of ∇ trusted is left out: a sample always aligns with itself.
+    """
     if view.influence is None or view.current.features is None:
         return torch.zeros(len(view.y), device=view.y.device)
     residual = task.residual(view.current.logits, view.y)
     aligned: Tensor = ((residual @ view.influence) * view.current.features).sum(1)
-    return -aligned
+    if view.parents is None or view.parents.current.features is None:
+        return -aligned
+    theirs = task.residual(view.parents.current.logits, view.parents.y)
+    own = (residual * theirs).sum(1) * (view.current.features * view.parents.current.features).sum(1)
+    trusted = view.familiarity.size
+    return (own - trusted * aligned) / (trusted - 1)
 
 
 def feature_shift(task: Task, view: View) -> Tensor:
@@ -96,7 +113,7 @@ def mahalanobis(task: Task, view: View) -> Tensor:
     """Squared Mahalanobis distance of the input to trusted inputs."""
     if view.parents is None:
         return view.familiarity.distance(view.x)
-    return view.familiarity.leave_one_out(view.x, view.parents)
+    return view.familiarity.leave_one_out(view.x, view.parents.x)
 
 
 def grain(task: Task, view: View) -> Tensor:

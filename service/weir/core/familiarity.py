@@ -18,7 +18,7 @@ class Familiarity:
     def __init__(self, x: Tensor) -> None:
         """Learn from trusted prepared samples (n, …)."""
         flat = x.flatten(1)
-        self._size = len(flat)
+        self.size = len(flat)
         self._mean = flat.mean(0)
         _, singular, self._axes = torch.linalg.svd(flat - self._mean, full_matrices=False)
         variance = singular.square() / len(flat)
@@ -34,10 +34,10 @@ class Familiarity:
         Without it the mean moves as well, which makes that term 1 / (n − 1) and not 1 / n.
         """
         own, parent = (samples.flatten(1) - self._mean for samples in (x, parents))
-        others = self._size - 1
+        others = self.size - 1
         share = (1 - SHRINKAGE) / others
         left = (1 - share * self._inner(parent, parent)).clamp_min(1e-6)
-        return (self._inner(own, own) + share * self._inner(own, parent).square() / left) * (self._size / others)
+        return (self._inner(own, own) + share * self._inner(own, parent).square() / left) * (self.size / others)
 
     def distance(self, x: Tensor) -> Tensor:
         """Squared Mahalanobis distance of prepared samples (n, …), (n,)."""

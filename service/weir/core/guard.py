@@ -25,10 +25,10 @@ from weir.core.task import Task
 from weir.core.vaccine import Poisoner, Vaccine
 from weir.types import GuardMode, Reason, SampleVerdict, State, Step, Verdict
 
-FEWEST = 16  # samples of the threshold part that are measured at a step: fewer say little of the others
-TAIL = 8  # samples of it with the highest scores, measured at every step: thresholds lie there
+FEWEST = 16  # trusted samples that are measured at a step: fewer say little of the others
+TAIL = 8  # those with the highest scores, measured at every step: thresholds lie there
 STALE = 0.3  # spreads that the oldest of them may have moved on average; all of them, about half of it
-DOUBT = 0.75  # of the statistic that alarms: from there on all of the threshold part is measured first
+DOUBT = 0.75  # of the statistic that alarms: from there on all are measured first
 
 
 class Guard:
@@ -134,7 +134,7 @@ class Guard:
         evidence = self._measurement.whole(x, y, current, snapshot, calibration.trusted.influence)
         scores = calibration.score(calibration.standardise(evidence), step.y)
         if self._measured_at != updates and self._doubtful(scores, labels, step.producers, calibration):
-            self._measurement.measure(self._measurement.held_out)
+            self._measurement.measure()
             calibration = self._use(self._measurement.trusted(snapshot))
             self._measured_at = updates
             scores = calibration.score(calibration.standardise(evidence), step.y)
@@ -193,6 +193,7 @@ class Guard:
             self._consensus.load_state(state.part("consensus"))
         if "vaccine" in state.values and same:
             self._vaccine = Vaccine.from_state(state.part("vaccine"), torch.device("cpu"))
+            self._vaccine_age = self._vaccine_age if self._vaccine else self._config.vaccine_refresh
         snapshot = self._snapshots.reference()
         measured = state.part("measured")  # nothing in the states of earlier versions, which calibrate anew
         if measured.tensors and same and snapshot is not None:
@@ -260,11 +261,11 @@ class Guard:
     def _calibrated(self, snapshot: Snapshot, step: Step, updates: int) -> Calibration:
         """The calibration for this step, of trusted samples each of which was measured in the last ``refresh`` steps.
 
-        P-values are valid whatever the fit part says, which only shapes the score, as long as the threshold part is
-        measured like the stream. So more of that part is measured at each step: those that were longest not, and those
-        that thresholds rest on; and all of both when the former are no longer what they were. All are before a
-        vaccination, and always against the ring: discrepancies to the distant anchor change slowly, those to a
-        snapshot of the ring are as small as the last few updates. None are while the weights stay as they are.
+        P-values are valid as long as what they are counted among is measured like the stream. So those that were
+        longest not are measured at each step, and those that thresholds rest on; and all when the former are no longer
+        what they were. All are before a vaccination, and always against the ring: discrepancies to the distant anchor
+        change slowly, those to a snapshot of the ring are as small as the last few updates. None are while the weights
+        stay as they are.
         """
         self._vaccine_age += 1
         measured = self._measurement
@@ -286,9 +287,8 @@ class Guard:
     def _refreshed(self, snapshot: Snapshot, known: Calibration) -> Trusted | None:
         """Trusted evidence of which some was measured now; None where that shows the rest to be out of date."""
         measured, steps = self._measurement, self._config.refresh
-        oldest = measured.next_held_out(max(FEWEST, math.ceil(len(measured.held_out) / steps)))
-        others = measured.next_fit(math.ceil((measured.size - len(measured.held_out)) / steps))
-        measured.measure([*oldest, *others, *known.tail(TAIL)])
+        oldest = measured.next_turn(max(FEWEST, math.ceil(measured.size / steps)))
+        measured.measure([*oldest, *known.tail(TAIL)])
         trusted, rows = measured.trusted(snapshot), torch.tensor(oldest)
         return trusted if known.shift(known.trusted.rows(rows), trusted.rows(rows)) <= STALE else None
 

@@ -15,7 +15,8 @@ from weir.core.config import GuardConfig
 from weir.errors import InvalidProbe
 from weir.types import GuardMode, InputSpec, ProbeInfo, State
 
-# What each part decides must not be graded on the samples it was decided with.
+# What a part decides must not be graded on the samples it was decided with. Fit and threshold serve together, each
+# sample of them judged by what has not learned from it.
 SHARES = {"fit": 0.4, "threshold": 0.3, "gate": 0.2, "report": 0.1}
 LEAST_PER_CLASS = 4  # one for each part
 
@@ -62,6 +63,8 @@ class ProbeSet:
                 f"at least {LEAST_PER_CLASS} samples of each of {inputs.classes} classes",
                 code="probe_class_missing",
             )
+        # The threshold part must do alone: were the largest of all scores the threshold, its true rate would vary as
+        # much as its mean.
         have, need = len(self._parts["threshold"]), smallest_size(guard.sample_rate)
         if guard.mode is not GuardMode.OFF and have < need:
             raise InvalidProbe(

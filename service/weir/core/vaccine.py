@@ -7,7 +7,7 @@ likely the evidence is under known attacks than under trusted data, for each att
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -19,6 +19,7 @@ from weir.types import State
 RIDGE = 10.0  # in samples of evidence: features of no use must not fit noise
 NEWTON_STEPS = 30
 LARGEST_STEP = 5.0
+FOLDS = 5  # in which trusted samples are left out of the experts that score them
 
 
 class Strain(NamedTuple):
@@ -42,31 +43,75 @@ class Poisoner(Protocol):
         """
 
 
+class Labelled(NamedTuple):
+    """Standardised evidence (n, k), and the fold (n,) of the trusted sample that each is, or was made from."""
+
+    evidence: Tensor
+    folds: Tensor
+
+
 @dataclass(frozen=True, slots=True)
 class Vaccine:
-    """One logistic expert an attack; ``weights`` (experts, k + 1) work on standardised evidence, the last a bias."""
+    """One logistic expert an attack; ``weights`` (experts, k + 1) work on standardised evidence, the last a bias.
+
+    ``held_out`` (FOLDS, experts, k + 1) are the experts that have not learned from one fold: what trusted samples score
+    with them is what fresh ones score, so that all of them serve to learn from and to set thresholds with (Vovk,
+    "Cross-conformal predictors", 2015).
+    """
 
     names: tuple[str, ...]
     weights: Tensor
+    held_out: Tensor
 
     @staticmethod
-    def fit(clean: Tensor, strains: Mapping[str, Tensor]) -> Vaccine:
-        """Tell each attack's evidence (m, k) from clean evidence (n, k), both sides weighing the same."""
-        experts = [logistic(clean, crafted) for crafted in strains.values()]
-        return Vaccine(tuple(strains), torch.stack(experts).to(clean))
+    def fit(clean: Labelled, strains: Mapping[str, Labelled]) -> Vaccine:
+        """Tell each attack's evidence from clean evidence, both sides weighing the same."""
+        weights = _experts(clean, strains.values())
+        without = [_experts(*_without(fold, clean, strains.values())) for fold in range(FOLDS)]
+        return Vaccine(tuple(strains), weights, torch.stack(without))
 
     def logits(self, evidence: Tensor) -> Tensor:
         """Log likelihood ratios (n, experts) of standardised evidence (n, k): attack against trusted data."""
         return evidence @ self.weights[:, :-1].T + self.weights[:, -1]
 
+    def held_out_logits(self, trusted: Labelled) -> Tensor:
+        """The same of trusted samples, each by experts that have not learned from it."""
+        weights = self.held_out[trusted.folds]
+        return torch.einsum("nk,nek->ne", trusted.evidence, weights[..., :-1]) + weights[..., -1]
+
     def state(self) -> State:
         """Everything a restart needs."""
-        return State({"weights": self.weights}, {"names": list(self.names)})
+        return State({"weights": self.weights, "held_out": self.held_out}, {"names": list(self.names)})
 
     @staticmethod
-    def from_state(state: State, device: torch.device) -> Vaccine:
-        """What ``state()`` described, on a device."""
-        return Vaccine(tuple(state.values["names"]), state.tensors["weights"].to(device))
+    def from_state(state: State, device: torch.device) -> Vaccine | None:
+        """What ``state()`` described, on a device; None for one of earlier versions, which held nothing out."""
+        if "held_out" not in state.tensors:
+            return None
+        weights, held_out = (state.tensors[name].to(device) for name in ("weights", "held_out"))
+        return Vaccine(tuple(state.values["names"]), weights, held_out)
+
+
+def folds_of(labels: Tensor) -> Tensor:
+    """The fold (n,) of each trusted sample with these labels (n,): every class is spread over all of them."""
+    folds = torch.empty_like(labels)
+    folds[labels.argsort(stable=True)] = torch.arange(len(labels), device=labels.device) % FOLDS
+    return folds
+
+
+def _experts(clean: Labelled, strains: Iterable[Labelled]) -> Tensor:
+    return torch.stack([logistic(clean.evidence, crafted.evidence) for crafted in strains]).to(clean.evidence)
+
+
+def _without(fold: int, clean: Labelled, strains: Iterable[Labelled]) -> tuple[Labelled, list[Labelled]]:
+    left, *crafted = (_leave_out(fold, of) for of in (clean, *strains))
+    return left, crafted
+
+
+def _leave_out(fold: int, of: Labelled) -> Labelled:
+    """What is not of this fold; all where nothing would be left, of a strain with few parents."""
+    kept = of.folds != fold
+    return Labelled(of.evidence[kept], of.folds[kept]) if bool(kept.any()) else of
 
 
 def logistic(negative: Tensor, positive: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from weir.core.evidence import View, signals
+from weir.core.evidence import Parents, View, signals
 from weir.core.familiarity import Familiarity
 from weir.core.network import Outputs, Weights
 from weir.core.task import Classification
@@ -93,7 +93,8 @@ class Sight:
     def evidence(self, x: Tensor, y: Tensor, *, inside: bool = False) -> Tensor:
         """Signals (n, signals) of ``x`` (n, *shape) in the guard's order; ``inside`` says that they are its own."""
         current, historical = outputs(self.model, x), outputs(self.model, x, self._historical)
-        view = View(x, y, current, historical, self._influence, self._familiarity, x if inside else None)
+        parents = Parents(x, y, current) if inside else None
+        view = View(x, y, current, historical, self._influence, self._familiarity, parents)
         return torch.stack([signal(_TASK, view) for signal in signals(x.shape[1:]).values()], dim=1)
 
 

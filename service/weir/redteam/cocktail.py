@@ -1,6 +1,6 @@
 """What Weir vaccinates itself with: the known attacks, each a little different from any that will come.
 
-The guard crafts them from its probe set's fitting part, so that no attacker's data, patch or budget is in them.
+The guard crafts them from its probe set, so that no attacker's data, patch or budget is in them.
 """
 
 from __future__ import annotations
