@@ -15,8 +15,6 @@ from weir.core.calibration import (
     Trusted,
     conformal_quantile,
     group_threshold,
-    normal_scores,
-    pvalues,
     smallest_size,
 )
 from weir.core.vaccine import Labelled, Vaccine, folds_of
@@ -62,29 +60,6 @@ def score(calibrated: Calibration, evidence: Tensor, y: Tensor) -> Scores:
 
 def zeros(n: int) -> Tensor:
     return torch.zeros(n, dtype=torch.int64)
-
-
-def test_a_pvalue_counts_the_trusted_values_that_are_as_large() -> None:
-    reference = torch.tensor([[1.0], [2.0], [2.0], [4.0]])
-    values = torch.tensor([[0.0], [1.0], [2.0], [3.0], [4.0], [5.0], [float("nan")]])
-    assert pvalues(reference, values).flatten().tolist() == pytest.approx([1, 1, 4 / 5, 2 / 5, 2 / 5, 1 / 5, 1 / 5])
-
-
-def test_columns_are_independent_and_order_does_not_matter() -> None:
-    reference, values = gaussian(50, seed=1), gaussian(20, seed=2)
-    p = pvalues(reference, values)
-    naive = torch.tensor([[(1 + int((reference[:, k] >= v).sum())) / 51 for k, v in enumerate(row)] for row in values])
-    torch.testing.assert_close(p, naive)
-    assert torch.equal(pvalues(reference.flip(0), values), p)
-
-
-def test_normal_scores_are_the_normal_quantiles_of_ranks_and_ties_share_the_middle() -> None:
-    reference = torch.tensor([0.0, 0.0, 0.0, 1.0, 2.0])[:, None]
-    scores = normal_scores(reference, torch.tensor([-1.0, 0.0, 1.5, 9.0])[:, None])[:, 0]
-    # Below all, in the middle of the three zeros, between the last two, above all: of six gaps between five samples.
-    expected = [NormalDist().inv_cdf(rank / 6) for rank in (0.5, 2.0, 4.5, 5.5)]
-    assert scores.tolist() == pytest.approx(expected, rel=1e-5)
-    assert normal_scores(torch.zeros(9, 1), torch.zeros(2, 1)).tolist() == [[0.0], [0.0]]
 
 
 @pytest.mark.parametrize(("rate", "needed"), [(0.5, 1), (0.05, 19), (0.01, 99), (0.03, 33), (0.001, 999)])

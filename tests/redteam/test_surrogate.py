@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from weir.core.calibration import normal_scores
+from weir.core.reference import Reference
 from weir.redteam.surrogate import Ranks, Surrogate
 
 CLEAN = torch.randn(400, 3, generator=torch.Generator().manual_seed(0)).exp()  # heavy tails, as losses have
@@ -20,7 +20,7 @@ def evidence(n: int = 200, *, seed: int = 1) -> Tensor:
 def test_ranks_are_the_guards_normal_scores_but_have_a_slope() -> None:
     values = CLEAN.quantile(torch.linspace(0.1, 0.9, 9), dim=0).requires_grad_(True)
     scores = Ranks(CLEAN)(values)
-    torch.testing.assert_close(scores, normal_scores(CLEAN, values.detach()), atol=0.1, rtol=0)
+    torch.testing.assert_close(scores, Reference(CLEAN).normal_scores(values.detach()), atol=0.1, rtol=0)
     (slope,) = torch.autograd.grad(scores.sum(), values)
     assert bool((slope > 0).all())
 

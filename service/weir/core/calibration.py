@@ -10,6 +10,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
+from weir.core.reference import Reference
 from weir.core.vaccine import Labelled, Scale, Vaccine, folds_of, mixture
 from weir.errors import InvalidProbe
 
@@ -19,31 +20,6 @@ NORMAL = NormalDist()
 def smallest_size(rate: float) -> int:
     """How many trusted samples a false-positive rate needs: a conformal p-value is never below 1 / (n + 1)."""
     return math.ceil(1 / rate - 1e-9) - 1
-
-
-def pvalues(reference: Tensor, values: Tensor) -> Tensor:
-    """Conformal p-values, column by column: (1 + #{reference ≥ value}) / (n + 1).
-
-    ``reference`` (n, k) and ``values`` (m, k) give (m, k). On exchangeable samples P(p ≤ α) ≤ α holds exactly
-    for any n and any distribution (Vovk, Gammerman and Shafer, "Algorithmic Learning in a Random World").
-    """
-    ascending = reference.T.contiguous().sort(dim=1).values
-    below = torch.searchsorted(ascending, values.T.contiguous(), right=False)
-    return ((1 + len(reference) - below).T / (len(reference) + 1)).to(values.dtype)
-
-
-def normal_scores(reference: Tensor, values: Tensor) -> Tensor:
-    """Ranks among the reference as standard normal scores, column by column, large for large values (van der Waerden).
-
-    ``reference`` (n, k) and ``values`` (m, k) give (m, k). Ties share the middle of their ranks: a discrepancy is
-    exactly zero for many samples at once, and must then say nothing.
-    """
-    ascending, wanted = reference.T.contiguous().sort(dim=1).values, values.T.contiguous()
-    below = torch.searchsorted(ascending, wanted, right=False)
-    equal = torch.searchsorted(ascending, wanted, right=True) - below
-    ranks = (below + (equal + 1) / 2).T / (len(reference) + 1)
-    scores: Tensor = torch.special.ndtri(ranks)
-    return scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,25 +91,23 @@ class Calibration:
         self._rate = rate
         self._judged = list(range(trusted.evidence.shape[1]) if judged is None else judged)
         self._scale = Scale.of(trusted.evidence[:, self._judged])
-        self._standard = self.standardise(trusted.evidence)
-        combined = self._combine_trusted()
-        self._fisher = combined[:, :1]
+        standard = self.standardise(trusted.evidence)
+        self._standard = Reference(standard)
+        combined = self._combine_trusted(standard)
+        self._combined, self._fisher = Reference(combined), Reference(combined[:, :1])
         self._scores = self._score(combined)
+        self._reference = Reference(self._scores[:, None])
         self.sample_threshold = conformal_quantile(self._scores, rate)
         self._own = self._per_class(trusted.labels, max(per_class, needed))
-        self._columns = torch.cat([self._standard, combined], dim=1)
+        self.columns = standard.shape[1] + combined.shape[1]  # of ``Scores.normal``
         self._excess = self._expert_ratios(combined).mean(0).clamp_min(1.0)
         sizes = torch.bincount(trusted.labels)
         self._class_sizes = {label: max(1, size) for label, size in enumerate(sizes.tolist())}
-        self._class_means = self._by_class(normal_scores(self._columns, self._columns))
-        self._evidence_means = self._by_class(self._standard)
-        residual = self._standard - self._evidence_means[trusted.labels]
+        own = [reference.own_normal_scores() for reference in (self._standard, self._combined)]
+        self._class_means = self._by_class(torch.cat(own, dim=1))
+        self._evidence_means = self._by_class(standard)
+        residual = standard - self._evidence_means[trusted.labels]
         self._evidence_spread = residual.square().mean(0).sqrt().clamp_min(1e-3)
-
-    @property
-    def columns(self) -> int:
-        """How many columns ``Scores.normal`` has."""
-        return self._columns.shape[1]
 
     def standardise(self, evidence: Tensor) -> Tensor:
         """The judged signals of evidence (n, signals), on the scale of trusted ones: (n, k)."""
@@ -160,13 +134,13 @@ class Calibration:
     def _scored(self, standardised: Tensor, y: Tensor) -> Scores:
         combined = self._combine(standardised)
         score = self._score(combined)
-        p = pvalues(self._scores[:, None], score[:, None])[:, 0]
+        p = self._reference.pvalues(score[:, None])[:, 0]
         threshold = torch.full_like(score, self.sample_threshold)
         for label, (reference, own) in self._own.items():
             mine = y == label
-            p[mine] = pvalues(reference[:, None], score[mine, None])[:, 0]
+            p[mine] = reference.pvalues(score[mine, None])[:, 0]
             threshold[mine] = own
-        normal = normal_scores(self._columns, torch.cat([standardised, combined], dim=1))
+        normal = torch.cat([self._standard.normal_scores(standardised), self._combined.normal_scores(combined)], dim=1)
         return Scores(score, p, threshold, normal - self._class_means[self._known(y)], self._ratios(combined))
 
     def residual(self, standardised: Tensor, y: Tensor) -> Tensor:
@@ -227,17 +201,15 @@ class Calibration:
 
     def _combine(self, standardised: Tensor) -> Tensor:
         """Fisher's statistic, then the logits of the vaccine's experts: (n, 1 + attacks)."""
-        fisher = -2 * pvalues(self._standard, standardised).log().sum(1, keepdim=True)
+        fisher = -2 * self._standard.pvalues(standardised).log().sum(1, keepdim=True)
         return fisher if self.vaccine is None else torch.cat([fisher, self.vaccine.logits(standardised)], dim=1)
 
-    def _combine_trusted(self) -> Tensor:
+    def _combine_trusted(self, standard: Tensor) -> Tensor:
         """The same of the trusted samples, by what has learned from the others."""
-        n = len(self._standard)
-        among_others = ((n + 1) * pvalues(self._standard, self._standard) - 1) / n  # each is as large as itself
-        fisher = -2 * among_others.log().sum(1, keepdim=True)
+        fisher = -2 * self._standard.own_pvalues().log().sum(1, keepdim=True)
         if self.vaccine is None:
             return fisher
-        known = Labelled(self._standard, folds_of(self.trusted.labels))
+        known = Labelled(standard, folds_of(self.trusted.labels))
         return torch.cat([fisher, self.vaccine.held_out_logits(known)], dim=1)
 
     def _score(self, combined: Tensor) -> Tensor:
@@ -253,15 +225,15 @@ class Calibration:
 
         1 / (2 √p) has the mean one for a p-value of a clean sample, whatever the attack may look like.
         """
-        unknown = pvalues(self._fisher, combined[:, :1]).rsqrt() / 2
+        unknown = self._fisher.pvalues(combined[:, :1]).rsqrt() / 2
         return torch.cat([self._expert_ratios(combined) / self._excess, unknown], dim=1)
 
-    def _per_class(self, labels: Tensor, least: int) -> dict[int, tuple[Tensor, float]]:
+    def _per_class(self, labels: Tensor, least: int) -> dict[int, tuple[Reference, float]]:
         own = {}
         for label, count in enumerate(torch.bincount(labels).tolist()):
             if count >= least:
-                reference = self._scores[labels == label]
-                own[label] = (reference, conformal_quantile(reference, self._rate))
+                mine = self._scores[labels == label]
+                own[label] = (Reference(mine[:, None]), conformal_quantile(mine, self._rate))
         return own
 
 

@@ -76,8 +76,8 @@ class Vaccine:
 
     def held_out_logits(self, trusted: Labelled) -> Tensor:
         """The same of trusted samples, each by experts that have not learned from it."""
-        weights = self.held_out[trusted.folds]
-        return torch.einsum("nk,nek->ne", trusted.evidence, weights[..., :-1]) + weights[..., -1]
+        logits = torch.einsum("nk,fek->fne", trusted.evidence, self.held_out[..., :-1]) + self.held_out[:, None, :, -1]
+        return logits[trusted.folds, torch.arange(len(logits[0]))]
 
     def state(self) -> State:
         """Everything a restart needs."""
