@@ -38,14 +38,13 @@ def test_constant_data_gives_a_finite_distance() -> None:
     assert bool(Familiarity(torch.ones(5, 3)).distance(torch.zeros(2, 3)).isfinite().all())
 
 
-@pytest.mark.parametrize("features", [6, 200], ids=["few features", "more features than samples"])
+@pytest.mark.parametrize("features", [6, 200, 3072], ids=["few features", "more than samples", "an image's"])
 def test_leaving_one_out_equals_learning_without_it(features: int) -> None:
-    """The floor still knows the sample a little: equal to within a few percent, not exactly."""
     generator = torch.Generator().manual_seed(0)
     trusted = torch.randn(60, features, generator=generator) * torch.linspace(1, 7, features)
     left_out = [Familiarity(trusted[torch.arange(60) != row]).distance(trusted[row : row + 1]) for row in range(60)]
     known = Familiarity(trusted)
-    torch.testing.assert_close(known.leave_one_out(trusted, trusted), torch.cat(left_out), rtol=0.06, atol=0)
+    torch.testing.assert_close(known.leave_one_out(trusted, trusted), torch.cat(left_out), rtol=1e-4, atol=0)
     assert bool((known.distance(trusted) < torch.cat(left_out)).all())
 
 
@@ -56,7 +55,7 @@ def test_what_was_made_from_a_trusted_sample_is_measured_without_that_sample(fea
     moved = trusted + 0.5 * torch.randn(60, features, generator=generator).sign()
     without = [Familiarity(trusted[torch.arange(60) != row]).distance(moved[row : row + 1]) for row in range(60)]
     known = Familiarity(trusted)
-    torch.testing.assert_close(known.leave_one_out(moved, trusted), torch.cat(without), rtol=0.06, atol=0)
+    torch.testing.assert_close(known.leave_one_out(moved, trusted), torch.cat(without), rtol=1e-4, atol=0)
     if features == 200:  # with the parent in the covariance it would look familiar
         assert bool((known.distance(moved) < 0.9 * torch.cat(without)).all())
 

@@ -168,9 +168,9 @@ class Calibration:
     def tail(self, least: int) -> list[int]:
         """Which trusted samples thresholds rest on, counted as ``Trusted.rows`` does: the highest scores.
 
-        They are four times as many as a threshold leaves above it, and ``least`` where that is more.
+        They are twice as many as a threshold leaves above it, and ``least`` where that is more.
         """
-        count = max(least, 4 * math.ceil(self._rate * len(self._scores)))
+        count = max(least, 2 * math.ceil(self._rate * len(self._scores)))
         highest = self._scores.topk(min(count, len(self._scores))).indices
         return list(highest.tolist())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+LEAST = 1e-12  # variance, where there is none at all
 SHRINKAGE = 0.02  # share of the mean variance added in every direction; more hides small perturbations
 
 
@@ -17,35 +18,43 @@ class Familiarity:
 
     def __init__(self, x: Tensor) -> None:
         """Learn from trusted prepared samples (n, …)."""
-        flat = x.flatten(1)
+        flat = x.flatten(1).double()
         self.size = len(flat)
-        self._mean = flat.mean(0)
-        _, singular, self._axes = torch.linalg.svd(flat - self._mean, full_matrices=False)
-        variance = singular.square() / len(flat)
-        floor = SHRINKAGE * variance.sum() / flat.shape[1] + 1e-12
-        self._floor = floor
-        self._weights = 1 / ((1 - SHRINKAGE) * variance + floor) - 1 / floor
+        self._exact_mean = flat.mean(0)
+        _, singular, self._exact_axes = torch.linalg.svd(flat - self._exact_mean, full_matrices=False)
+        self._variance = singular.square() / len(flat)
+        floor = SHRINKAGE * self._variance.sum() / flat.shape[1] + LEAST
+        weights = 1 / ((1 - SHRINKAGE) * self._variance + floor) - 1 / floor
+        # What every sample of the stream is measured with need not be exact: nothing cancels there.
+        self._mean, self._axes, self._floor, self._weights = (
+            exact.to(x.dtype) for exact in (self._exact_mean, self._exact_axes, floor, weights)
+        )
 
     def leave_one_out(self, x: Tensor, parents: Tensor) -> Tensor:
-        """The distances (n,) of samples (n, …) as they were if none of ``parents`` (n, …) had been learned from.
+        """The distances (n,) of samples (n, …) as they would be if none of ``parents`` (n, …) had been learned from.
 
-        A sample is close to a covariance that it, or what it was made from, is part of, the more so the fewer there
-        are; taking the parent's term out of the inverse (Sherman–Morrison) makes it comparable to samples never seen.
-        Without it the mean moves as well, which makes that term 1 / (n − 1) and not 1 / n.
+        A sample is close to a mean and a covariance that it, or what it was made from, is part of, the more so the
+        fewer there are. Both are taken as they are without the parent: its term out of the inverse (Sherman–Morrison),
+        its share out of the floor. In float64, for of a parent's distance next to nothing is left in its own company.
         """
-        own, parent = (samples.flatten(1) - self._mean for samples in (x, parents))
+        own, parent = (samples.flatten(1) - self._exact_mean for samples in (x, parents))
         others = self.size - 1
-        share = (1 - SHRINKAGE) / others
-        left = (1 - share * self._inner(parent, parent)).clamp_min(1e-6)
-        return (self._inner(own, own) + share * self._inner(own, parent).square() / left) * (self.size / others)
+        own = own + parent / others
+        features, share = own.shape[1], (1 - SHRINKAGE) / others
+        spared = self._variance.sum() - parent.square().sum(1) / others
+        floors = SHRINKAGE * spared / features + LEAST * others / self.size
+        left = 1 - share * self._inner(parent, parent, floors)
+        away = self._inner(own, own, floors) + share * self._inner(own, parent, floors).square() / left
+        return (away * others / self.size).to(x.dtype)
 
     def distance(self, x: Tensor) -> Tensor:
         """Squared Mahalanobis distance of prepared samples (n, …), (n,)."""
         centred = x.flatten(1) - self._mean
-        return self._inner(centred, centred)
+        distance: Tensor = centred.square().sum(1) / self._floor + (centred @ self._axes.T).square() @ self._weights
+        return distance
 
-    def _inner(self, a: Tensor, b: Tensor) -> Tensor:
-        """aᵀ C⁻¹ b, row by row, of centred samples (n, features)."""
-        along: Tensor = (a @ self._axes.T) * (b @ self._axes.T)
-        inner: Tensor = (a * b).sum(1) / self._floor + along @ self._weights
-        return inner
+    def _inner(self, a: Tensor, b: Tensor, floors: Tensor) -> Tensor:
+        """aᵀ C⁻¹ b, row by row, of centred samples (n, features), the covariance having a floor (n,) of each row's."""
+        along = (a @ self._exact_axes.T) * (b @ self._exact_axes.T)
+        within: Tensor = (along / ((1 - SHRINKAGE) * self._variance + floors[:, None])).sum(1)
+        return within + ((a * b).sum(1) - along.sum(1)) / floors
