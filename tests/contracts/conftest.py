@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
+from unittest.mock import patch
 
 import pytest
 
 from weir.stores.base import Audit, DeadLetters, Journal, Keys, Log, Quarantine
 from weir.stores.redis import Redis
-from weir.stores.sqlite import Sqlite
+from weir.stores.sqlite import Sqlite, segments
 
 # Where the server of this run listens, for the processes that tests start too.
 REDIS_URL = "TESTS_REDIS_URL"
@@ -62,11 +63,18 @@ def open_sqlite(place: Path, **how: Any) -> AbstractContextManager[Opened]:
     return Sqlite(place / "weir.db", **(BOUNDS | how))
 
 
+@contextmanager
+def open_segments(place: Path, **how: Any) -> Iterator[Opened]:
+    """SQLite with all payloads beside it, however small, in many files."""
+    with patch.multiple(segments, OUTSIDE_BYTES=1, SEGMENT_BYTES=64), open_sqlite(place, **how) as stores:
+        yield stores
+
+
 def open_redis(place: Path, **how: Any) -> AbstractContextManager[Opened]:
     return Redis(os.environ[REDIS_URL], prefix=str(place), **(BOUNDS | how))
 
 
-BACKENDS: dict[str, Opener] = {"redis": open_redis, "sqlite": open_sqlite}
+BACKENDS: dict[str, Opener] = {"redis": open_redis, "segments": open_segments, "sqlite": open_sqlite}
 NEEDS = {"redis": [pytest.mark.needs("redis-server")]}
 
 

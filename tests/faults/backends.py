@@ -60,8 +60,12 @@ class SqliteBackend:
         other = SqliteBackend(place, self._template)
         with sqlite3.connect(other.data / folder.DATABASE) as connection:
             connection.execute("ATTACH ? AS source", (str(self.data / folder.DATABASE),))
-            connection.execute("INSERT INTO log SELECT * FROM source.log")
+            for table in ("log", "segment"):
+                connection.execute(f"INSERT INTO {table} SELECT * FROM source.{table}")
         connection.close()
+        payloads = f"{folder.DATABASE}-payloads"
+        if (self.data / payloads).exists():
+            shutil.copytree(self.data / payloads, other.data / payloads, dirs_exist_ok=True)
         yield other
 
     def outlive_lease(self) -> None:

@@ -227,7 +227,7 @@ def test_another_schema_is_refused_and_left_alone(file: Path) -> None:
         foreign.execute("PRAGMA user_version = 7")
     foreign.close()
     before = file.read_bytes()
-    with pytest.raises(StorageFailed, match=r"weir\.db: expected schema version 2, got 7"):
+    with pytest.raises(StorageFailed, match=r"weir\.db: expected schema version 3, got 7"):
         Sqlite(file)
     assert file.read_bytes() == before
 
@@ -236,7 +236,7 @@ def test_tables_without_a_version_are_not_ours(file: Path) -> None:
     with sqlite3.connect(file) as foreign:
         foreign.execute("CREATE TABLE theirs (x)")
     foreign.close()
-    with pytest.raises(StorageFailed, match="expected schema version 2, got 0"):
+    with pytest.raises(StorageFailed, match="expected schema version 3, got 0"):
         Sqlite(file)
 
 

@@ -1,4 +1,7 @@
-"""The embedded stores: log, journal, quarantine, dead letters, audit and keys in one SQLite file."""
+"""The embedded stores: log, journal, quarantine, dead letters, audit and keys in one SQLite file.
+
+Larger payloads of the log lie in a folder beside it, which belongs to it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from weir.stores.base import Durability
-from weir.stores.sqlite import audit, dead_letters, journal, keys, log, quarantine
+from weir.stores.sqlite import audit, dead_letters, journal, keys, log, quarantine, upkeep
 from weir.stores.sqlite.audit import SqliteAudit
 from weir.stores.sqlite.database import Database
 from weir.stores.sqlite.dead_letters import SqliteDeadLetters
@@ -51,7 +54,14 @@ class Sqlite:
             *(*log.SCHEMA, *journal.SCHEMA, *quarantine.SCHEMA),
             *(*dead_letters.SCHEMA, *audit.SCHEMA, *keys.SCHEMA),
         ]
-        self._database = Database(path, schema, busy_timeout=busy_timeout, relaxed=relaxed)
+        self._database = Database(
+            path,
+            schema,
+            changes=log.CHANGES,
+            recover=upkeep.recover,
+            busy_timeout=busy_timeout,
+            relaxed=relaxed,
+        )
         self.log = SqliteLog(
             self._database,
             Bounds(max_batches, max_bytes, producer_max_batches or max_batches, producer_max_bytes or max_bytes),

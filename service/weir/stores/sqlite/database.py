@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from weir.errors import StorageFailed, StorageFull, WeirError
+from weir.stores.sqlite import segments
+from weir.stores.sqlite.segments import Segments
 
 T = TypeVar("T")
+Recover = Callable[[Segments, sqlite3.Connection, bool], None]
+"""Brings segments and tables together; told whether the tables were changed for this version just now."""
 
-_SCHEMA_VERSION = 2
+_SCHEMA_VERSION, _EARLIER_VERSION = 3, 2
 _IDLE_READERS = 8
 # A burst leaves a long write-ahead file behind; when it is next written from its start it is cut back to this.
 _WAL_BYTES = 64 * 1024 * 1024
@@ -55,13 +59,25 @@ class _Ticket(Generic[T]):
 
 
 class Database:
-    """Opens or creates the file at ``path`` with the tables of ``schema``; ``busy_timeout`` is in seconds.
+    """Opens or creates the file at ``path``; ``busy_timeout`` is in seconds.
 
+    ``schema`` makes the tables as the version before had them, and ``changes`` those of this version from them, in a
+    file of the version before too. ``recover`` ends the transaction that opens it, told whether it changed the tables.
     ``relaxed`` leaves every sync but an erasure's to the operating system. Raises StorageFailed when the file cannot
     be opened, or was written with another schema.
     """
 
-    def __init__(self, path: Path, schema: Sequence[str], *, busy_timeout: float, relaxed: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        schema: Sequence[str],
+        *,
+        busy_timeout: float,
+        changes: Sequence[str] = (),
+        recover: Recover = lambda segments, connection, new: None,
+        relaxed: bool = False,
+    ) -> None:
+        self.segments = Segments(Path(f"{path}-payloads"))
         self._path = path
         self._relaxed = relaxed
         self._busy_timeout = busy_timeout
@@ -75,7 +91,7 @@ class Database:
         with self._translated():
             self._writer = self._connect()
             try:
-                self._prepare(self._writer, schema)
+                self._prepare(self._writer, schema, changes, recover)
             except BaseException:
                 self._writer.close()
                 raise
@@ -150,6 +166,7 @@ class Database:
                 while self._readers:
                     self._readers.pop().close()
             self._writer.close()
+            self.segments.close()
 
     def _take_turn(self) -> list[_Ticket[Any]]:
         """Everyone who waits: the caller writes for them all."""
@@ -175,6 +192,7 @@ class Database:
     def _transact(self, group: Sequence[_Ticket[Any]]) -> None:
         self._check_open()
         connection = self._writer
+        self.segments.forget()
         try:
             erases = any(t.erases for t in group)
             synced = erases or (not self._relaxed and any(t.durable for t in group))
@@ -183,8 +201,11 @@ class Database:
             connection.execute("BEGIN IMMEDIATE")
             for ticket in group:
                 ticket.run(connection)
-            connection.execute("COMMIT")
-            if erases:  # the write-ahead file still has the pages as they were
+            with self.segments.committing(connection, synced=synced):
+                connection.execute("COMMIT")
+            if erases:
+                self.segments.wipe(connection)
+                # The write-ahead file still has the pages as they were.
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         finally:
             connection.rollback()
@@ -195,28 +216,36 @@ class Database:
             self._writer.execute(f"PRAGMA {pragma} = {value}")
             self._pragmas[pragma] = value
 
-    def _prepare(self, connection: sqlite3.Connection, schema: Sequence[str]) -> None:
-        self._is_ours(connection)  # asked before the first change: a file that is not ours stays as it is
+    def _prepare(
+        self,
+        connection: sqlite3.Connection,
+        schema: Sequence[str],
+        changes: Sequence[str],
+        recover: Recover,
+    ) -> None:
+        self._version(connection)  # asked before the first change: a file that is not ours stays as it is
         if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
             raise StorageFailed(f"{self._path}: its disk allows no write-ahead log: use a local disk")
         connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
         connection.execute("BEGIN IMMEDIATE")
-        if not self._is_ours(connection):
-            for statement in schema:
+        version = self._version(connection)
+        if version != _SCHEMA_VERSION:
+            for statement in (*(() if version else schema), *segments.SCHEMA, *changes):
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+        recover(self.segments, connection, version != _SCHEMA_VERSION)
         connection.execute("COMMIT")
 
-    def _is_ours(self, connection: sqlite3.Connection) -> bool:
-        """Whether the tables are there; False for an empty file."""
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
+    def _version(self, connection: sqlite3.Connection) -> int:
+        """The version of the tables that are there; 0 for an empty file."""
+        version = int(connection.execute("PRAGMA user_version").fetchone()[0])
         tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
-        if version != _SCHEMA_VERSION and (version, tables) != (0, 0):
+        if version not in (_SCHEMA_VERSION, _EARLIER_VERSION) and (version, tables) != (0, 0):
             raise StorageFailed(
                 f"{self._path}: expected schema version {_SCHEMA_VERSION}, got {version}: "
                 "name another file, or use the version of Weir that wrote this one"
             )
-        return bool(version == _SCHEMA_VERSION)
+        return version
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(self._path, timeout=self._busy_timeout, isolation_level=None, check_same_thread=False)

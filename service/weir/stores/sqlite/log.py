@@ -7,11 +7,14 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
-from weir.errors import Conflict, LogFull, NotFound, QuotaExceeded, WeirError
+from weir.errors import Conflict, LogFull, NotFound, QuotaExceeded, StorageFailed, WeirError
 from weir.stores.base import Backlog, Entry, EntryKind, IdempotencyKey, NewEntry
 from weir.stores.bell import Bell
+from weir.stores.sqlite import upkeep
 from weir.stores.sqlite.database import Database
+from weir.stores.sqlite.segments import Place
 
 # Each entry carries the bytes of all deliveries up to and with it, so that how much a trim leaves is a difference of
 # two rows; what waits is counted per producer as it comes and as it is consumed. An idempotency key knows its entry's
@@ -52,7 +55,14 @@ SCHEMA = (
     ) STRICT, WITHOUT ROWID""",
     "CREATE INDEX idempotency_age ON idempotency (created_at)",
 )
-_ENTRY = "SELECT position, id, kind, producer, samples, payload, created_at FROM log"
+# A payload is in its row, or at a place in a segment and the row's own is empty.
+CHANGES = (
+    *(f"ALTER TABLE log ADD COLUMN {name} INTEGER" for name in ("segment", "start", "length", "checksum")),
+    "CREATE INDEX log_segment ON log (segment, start) WHERE segment IS NOT NULL",
+)
+_ENTRY = "SELECT position, id, kind, producer, samples, payload, created_at, segment, start, length, checksum FROM log"
+_STALE = "INSERT INTO stale SELECT segment, start, length FROM log WHERE segment IS NOT NULL"
+_READS = 3  # what is trimmed or rewritten while it is read is looked up again
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,17 +121,13 @@ class SqliteLog:
 
     def read(self, after: int, limit: int) -> list[Entry]:
         """See ``Log.read``."""
-        with self._database.read() as connection:
-            rows = connection.execute(f"{_ENTRY} WHERE position > ? ORDER BY position LIMIT ?", (after, limit))
-            return [_entry(row) for row in rows]
+        return self._entries("position > ? ORDER BY position LIMIT ?", after, limit)
 
     def get(self, id: str) -> Entry:
         """See ``Log.get``."""
-        with self._database.read() as connection:
-            row = connection.execute(f"{_ENTRY} WHERE id = ?", (id,)).fetchone()
-        if row is None:
-            raise NotFound("log entry", id)
-        return _entry(row)
+        for entry in self._entries("id = ?", id):
+            return entry
+        raise NotFound("log entry", id)
 
     def wait(self, after: int, timeout: float) -> bool:
         """See ``Log.wait``."""
@@ -150,7 +156,9 @@ class SqliteLog:
 
     def trim(self, through: int, *, keep_bytes: int) -> int:
         """See ``Log.trim``."""
-        return self._database.write(partial(_trim, through, keep_bytes))
+        floor = self._database.write(partial(_trim, through, keep_bytes))
+        upkeep.keep(self._database)
+        return floor
 
     def floor(self) -> int:
         """See ``Log.floor``."""
@@ -161,11 +169,31 @@ class SqliteLog:
         """See ``Log.rewrite``."""
 
         def job(connection: sqlite3.Connection) -> None:
+            connection.execute(f"{_STALE} AND id = ?", (id,))
             # The bytes that the row was counted with stay, for the sums: what is rewritten has about as many.
-            if not connection.execute("UPDATE log SET payload = ? WHERE id = ?", (payload, id)).rowcount:
+            statement = "UPDATE log SET payload = ?, segment = NULL, start = NULL, length = NULL, checksum = NULL"
+            if not connection.execute(f"{statement} WHERE id = ?", (payload, id)).rowcount:
                 raise NotFound("log entry", id)
 
         self._database.erase(job)
+
+    def _entries(self, where: str, *values: object) -> list[Entry]:
+        """Entries with their payloads, wherever those lie."""
+        for left in reversed(range(_READS)):
+            with self._database.read() as connection:
+                rows = connection.execute(f"{_ENTRY} WHERE {where}", values).fetchall()
+            try:
+                return [self._entry(row) for row in rows]
+            except StorageFailed:
+                if not left:
+                    raise
+        raise AssertionError
+
+    def _entry(self, row: Sequence[Any]) -> Entry:
+        position, entry_id, kind, producer, samples, payload, created_at, *place = row
+        if place[0] is not None:
+            payload = self._database.segments.read(Place(*place))
+        return Entry(position, entry_id, EntryKind(kind), producer, samples, payload, created_at)
 
     def _append(self, new: NewEntry, connection: sqlite3.Connection) -> tuple[Entry, bool]:
         kind, producer, payload, samples, key = new.kind, new.producer, new.payload, new.samples, new.key
@@ -178,15 +206,21 @@ class SqliteLog:
             _wait(connection, producer, len(payload))
         entry_id = f"{'b' if delivery else 'c'}_{secrets.token_hex(16)}"
         delivered = _delivered(connection, _tail(connection)) + delivery * len(payload)
+        place = self._database.segments.place(connection, payload)
         position = connection.execute(
-            "INSERT INTO log (id, kind, producer, samples, created_at, bytes, delivered_bytes, payload) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (entry_id, kind, producer, samples, now, len(payload), delivered, payload),
+            "INSERT INTO log (id, kind, producer, samples, created_at, bytes, delivered_bytes, "
+            "payload, segment, start, length, checksum) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                *(entry_id, kind, producer, samples, now, len(payload), delivered),
+                *((b"", *place) if place else (payload, None, None, None, None)),
+            ),
         ).lastrowid
         assert position is not None
         if key is not None:
             row = (producer, key.key, key.digest, position, entry_id, kind, samples, now)
             connection.execute("INSERT INTO idempotency VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+        if place:
+            self._database.segments.take(payload)
         return Entry(position, entry_id, kind, producer, samples, payload, now), True
 
     def _first(self, connection: sqlite3.Connection, producer: str, key: IdempotencyKey, now: float) -> Entry | None:
@@ -214,11 +248,6 @@ class SqliteLog:
         if batches >= bounds.producer_batches or (batches > 0 and waiting + size > bounds.producer_bytes):
             held = f"{batches} batches ({waiting} bytes) of {producer!r} wait, as many as of one producer may"
             raise QuotaExceeded(self._retry_after, held)
-
-
-def _entry(row: tuple[int, str, str, str, int, bytes, float]) -> Entry:
-    position, entry_id, kind, producer, samples, payload, created_at = row
-    return Entry(position, entry_id, EntryKind(kind), producer, samples, payload, created_at)
 
 
 def _tail(connection: sqlite3.Connection) -> int:
@@ -285,6 +314,7 @@ def _trim(through: int, keep_bytes: int, connection: sqlite3.Connection) -> int:
     last = connection.execute(query, (surplus,)).fetchone()[0] if surplus > 0 else None
     if last is not None:
         last = min(last, through, _consumed(connection))  # what waits is nobody's to drop
+        connection.execute(f"{_STALE} AND position <= ?", (last,))
         connection.execute("DELETE FROM log WHERE position <= ?", (last,))
         connection.execute("UPDATE reading SET floor = max(floor, ?)", (last,))
     return _floor(connection)
