@@ -45,7 +45,8 @@ class Familiarity:
         floors = SHRINKAGE * spared / features + LEAST * others / self.size
         left = 1 - share * self._inner(parent, parent, floors)
         away = self._inner(own, own, floors) + share * self._inner(own, parent, floors).square() / left
-        return (away * others / self.size).to(x.dtype)
+        distance: Tensor = (away * others / self.size).to(x.dtype)
+        return distance
 
     def distance(self, x: Tensor) -> Tensor:
         """Squared Mahalanobis distance of prepared samples (n, …), (n,)."""

@@ -28,7 +28,7 @@ from weir.types import GuardMode, Reason, SampleVerdict, State, Step, Verdict
 FEWEST = 16  # trusted samples that are measured at a step: fewer say little of the others
 TAIL = 8  # those with the highest scores, measured at every step: thresholds lie there
 STALE = 0.3  # spreads that the oldest of them may have moved on average; all of them, about half of it
-DOUBT = 0.75  # of the statistic that alarms: from there on all are measured first
+DOUBT = 0.85  # of the statistic that alarms: from there on all are measured first
 
 
 class Guard:
@@ -297,10 +297,10 @@ class Guard:
     ) -> bool:
         """Whether the step or one of its producers is so near an alarm that old evidence must not decide it."""
         step = self._jury.statistic(scores, labels, calibration)
-        known = self.producers.highest(producers)
+        windows = self.producers.foresee(scores, labels, producers, calibration)
         return step > DOUBT * group_threshold(
             self._config.step_rate, calibration.columns
-        ) or known > DOUBT * group_threshold(self._config.producer_rate, calibration.columns)
+        ) or windows > DOUBT * group_threshold(self._config.producer_rate, calibration.columns)
 
     def _vaccinate(self, snapshot: Snapshot, trusted: Trusted, step: Step) -> None:
         self._vaccine = self._measurement.vaccine(snapshot, trusted, seed=self._seed * 1_000_003 + step.number)

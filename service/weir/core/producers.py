@@ -27,6 +27,11 @@ class _Chunk(NamedTuple):
     classes: dict[int, int]
     sums: list[float]
 
+    @staticmethod
+    def of(scores: Scores, labels: Sequence[int], rows: Sequence[int]) -> _Chunk:
+        """These rows of a step's scores."""
+        return _Chunk(dict(Counter(labels[row] for row in rows)), scores.normal[list(rows)].sum(0).tolist())
+
     def __len__(self) -> int:
         return sum(self.classes.values())
 
@@ -55,6 +60,11 @@ class _Record:
         self.classes.update(chunk.classes)
         while self.classes.total() - len(self.chunks[0]) >= window:
             self.classes.subtract(self.chunks.popleft().classes)
+
+    def statistic(self, calibration: Calibration) -> float:
+        """How far the newest samples stand out together, as a z."""
+        sums = torch.tensor([chunk.sums for chunk in self.chunks], dtype=torch.float64).sum(0)
+        return calibration.group_statistic(sums / self.classes.total(), self.classes)
 
     @property
     def suspect_share(self) -> float:
@@ -89,13 +99,10 @@ class Producers:
     ) -> Mapping[str, Alarm]:
         """Take one step's scores with the label and the producer of each row; returns who alarms."""
         self._measured_in(calibration.columns)
-        rows_of: dict[str, list[int]] = {}
-        for row, producer in enumerate(producers):
-            rows_of.setdefault(producer, []).append(row)
         alarms = {}
-        for producer, rows in rows_of.items():
+        for producer, rows in _rows_of(producers).items():
             record = self._record(producer)
-            chunk = _Chunk(dict(Counter(labels[row] for row in rows)), scores.normal[rows].sum(0).tolist())
+            chunk = _Chunk.of(scores, labels, rows)
             believed = self._believe(record, scores.ratios[rows])
             self._extend(record, chunk, calibration)
             self._accumulate(record, chunk, calibration)
@@ -104,10 +111,17 @@ class Producers:
                 alarms[producer] = Alarm(whole, believed)
         return alarms
 
-    def highest(self, producers: Sequence[str]) -> float:
-        """The largest z of the newest samples of any of these, as last observed; nought where none was."""
-        known = (self._records[name].score for name in set(producers) if name in self._records)
-        return max((score for score in known if score is not None), default=0.0)
+    def foresee(
+        self, scores: Scores, labels: Sequence[int], producers: Sequence[str], calibration: Calibration
+    ) -> float:
+        """The largest z that the newest samples of any producer would have, were this step's scores observed."""
+        highest = -math.inf
+        for producer, rows in _rows_of(producers).items():
+            known = self._records.get(producer, _Record())
+            trial = _Record(deque(known.chunks), Counter(known.classes))
+            trial.take(_Chunk.of(scores, labels, rows), self._config.producer_window)
+            highest = max(highest, trial.statistic(calibration))
+        return highest
 
     def count(self, producers: Sequence[str], verdicts: Sequence[SampleVerdict]) -> None:
         """Count what became of one step's samples."""
@@ -208,8 +222,7 @@ class Producers:
     def _extend(self, record: _Record, chunk: _Chunk, calibration: Calibration) -> None:
         """Judge the newest samples together."""
         record.take(chunk, self._config.producer_window)
-        sums = torch.tensor([chunk.sums for chunk in record.chunks], dtype=torch.float64).sum(0)
-        record.score = calibration.group_statistic(sums / record.classes.total(), record.classes)
+        record.score = record.statistic(calibration)
         if record.standing is not Standing.SUSPENDED:
             alarmed = record.score > group_threshold(self._config.producer_rate, calibration.columns)
             record.standing = Standing.WATCHED if alarmed else Standing.GOOD
@@ -230,3 +243,11 @@ class Producers:
 
     def _limit(self, columns: int) -> float:
         return math.log(columns / self._config.producer_rate) / (2 * ALLOWANCE)
+
+
+def _rows_of(producers: Sequence[str]) -> dict[str, list[int]]:
+    """The rows of a step by who sent them."""
+    rows_of: dict[str, list[int]] = {}
+    for row, producer in enumerate(producers):
+        rows_of.setdefault(producer, []).append(row)
+    return rows_of
