@@ -45,8 +45,7 @@ class Familiarity:
         floors = SHRINKAGE * spared / features + LEAST * others / self.size
         left = 1 - share * self._inner(parent, parent, floors)
         away = self._inner(own, own, floors) + share * self._inner(own, parent, floors).square() / left
-        distance: Tensor = (away * others / self.size).to(x.dtype)
-        return distance
+        return (away * others / self.size).to(x.dtype)
 
     def distance(self, x: Tensor) -> Tensor:
         """Squared Mahalanobis distance of prepared samples (n, …), (n,)."""
@@ -58,4 +57,5 @@ class Familiarity:
         """aᵀ C⁻¹ b, row by row, of centred samples (n, features), the covariance having a floor (n,) of each row's."""
         along = (a @ self._exact_axes.T) * (b @ self._exact_axes.T)
         within: Tensor = (along / ((1 - SHRINKAGE) * self._variance + floors[:, None])).sum(1)
-        return within + ((a * b).sum(1) - along.sum(1)) / floors
+        beside: Tensor = ((a * b).sum(1) - along.sum(1)) / floors
+        return within + beside

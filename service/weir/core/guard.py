@@ -28,7 +28,8 @@ from weir.types import GuardMode, Reason, SampleVerdict, State, Step, Verdict
 FEWEST = 16  # trusted samples that are measured at a step: fewer say little of the others
 TAIL = 8  # those with the highest scores, measured at every step: thresholds lie there
 STALE = 0.3  # spreads that the oldest of them may have moved on average; all of them, about half of it
-DOUBT = 0.85  # of the statistic that alarms: from there on all are measured first
+DOUBT = 0.85  # of the statistic that alarms: from there on more are measured first, and all before there is an alarm
+SHARES = 4  # in which that is done
 
 
 class Guard:
@@ -133,10 +134,10 @@ class Guard:
         calibration = self._calibrated(snapshot, step, updates)
         evidence = self._measurement.whole(x, y, current, snapshot, calibration.trusted.influence)
         scores = calibration.score(calibration.standardise(evidence), step.y)
-        if self._measured_at != updates and self._doubtful(scores, labels, step.producers, calibration):
-            self._measurement.measure()
-            calibration = self._use(self._measurement.trusted(snapshot))
-            self._measured_at = updates
+        turns = 0
+        while self._measured_at != updates and self._doubtful(scores, labels, step.producers, calibration):
+            calibration, turns = self._fresher(snapshot), turns + 1
+            self._measured_at = updates if turns == SHARES else None
             scores = calibration.score(calibration.standardise(evidence), step.y)
         residual = calibration.residual(calibration.standardise(evidence), step.y)
         common = self._consensus.explain(residual, labels, step.producers, step.number, calibration)
@@ -291,6 +292,12 @@ class Guard:
         measured.measure([*oldest, *known.tail(TAIL)])
         trusted, rows = measured.trusted(snapshot), torch.tensor(oldest)
         return trusted if known.shift(known.trusted.rows(rows), trusted.rows(rows)) <= STALE else None
+
+    def _fresher(self, snapshot: Snapshot) -> Calibration:
+        """The calibration with one more share of what is trusted measured now, that which was longest not."""
+        measured = self._measurement
+        measured.measure(measured.next_turn(math.ceil(measured.size / SHARES)))
+        return self._use(measured.trusted(snapshot))
 
     def _doubtful(
         self, scores: Scores, labels: Sequence[int], producers: Sequence[str], calibration: Calibration
