@@ -27,9 +27,9 @@ from weir.types import GuardMode, Reason, SampleVerdict, State, Step, Verdict
 
 FEWEST = 16  # trusted samples that are measured at a step: fewer say little of the others
 TAIL = 8  # those with the highest scores, measured at every step: thresholds lie there
-STALE = 0.3  # spreads that the oldest of them may have moved on average; all of them, about half of it
+STALE = 0.3  # spreads that these may have moved on average, and the others about half of it, until more are measured
 DOUBT = 0.85  # of the statistic that alarms: from there on more are measured first, and all before there is an alarm
-SHARES = 4  # in which that is done
+SHARES = 4  # in which more are measured: most often one will do
 
 
 class Guard:
@@ -136,7 +136,8 @@ class Guard:
         scores = calibration.score(calibration.standardise(evidence), step.y)
         turns = 0
         while self._measured_at != updates and self._doubtful(scores, labels, step.producers, calibration):
-            calibration, turns = self._fresher(snapshot), turns + 1
+            self._measure_share()
+            calibration, turns = self._use(self._measurement.trusted(snapshot)), turns + 1
             self._measured_at = updates if turns == SHARES else None
             scores = calibration.score(calibration.standardise(evidence), step.y)
         residual = calibration.residual(calibration.standardise(evidence), step.y)
@@ -263,8 +264,8 @@ class Guard:
         """The calibration for this step, of trusted samples each of which was measured in the last ``refresh`` steps.
 
         P-values are valid as long as what they are counted among is measured like the stream. So those that were
-        longest not are measured at each step, and those that thresholds rest on; and all when the former are no longer
-        what they were. All are before a vaccination, and always against the ring: discrepancies to the distant anchor
+        longest not are measured at each step, and those that thresholds rest on; and more while the former have moved.
+        All are before a vaccination, and always against the ring: discrepancies to the distant anchor
         change slowly, those to a snapshot of the ring are as small as the last few updates. None are while the weights
         stay as they are.
         """
@@ -275,29 +276,35 @@ class Guard:
         known = self._calibration if snapshot is self._snapshots.anchor and not vaccinates else None
         if known is not None and self._measured_at == updates:
             return known
-        trusted = self._refreshed(snapshot, known) if known else None
         self._measured_at = None
-        if trusted is None:
-            measured.measure()
-            trusted = measured.trusted(snapshot)
-            self._measured_at = updates
+        if known is not None:
+            return self._use(self._refreshed(snapshot, known, updates))
+        measured.measure()
+        self._measured_at = updates
+        trusted = measured.trusted(snapshot)
         if vaccinates:
             self._vaccinate(snapshot, trusted, step)
         return self._use(trusted)
 
-    def _refreshed(self, snapshot: Snapshot, known: Calibration) -> Trusted | None:
-        """Trusted evidence of which some was measured now; None where that shows the rest to be out of date."""
-        measured, steps = self._measurement, self._config.refresh
-        oldest = measured.next_turn(max(FEWEST, math.ceil(measured.size / steps)))
-        measured.measure([*oldest, *known.tail(TAIL)])
-        trusted, rows = measured.trusted(snapshot), torch.tensor(oldest)
-        return trusted if known.shift(known.trusted.rows(rows), trusted.rows(rows)) <= STALE else None
-
-    def _fresher(self, snapshot: Snapshot) -> Calibration:
-        """The calibration with one more share of what is trusted measured now, that which was longest not."""
+    def _refreshed(self, snapshot: Snapshot, known: Calibration, updates: int) -> Trusted:
+        """Trusted evidence of which some was measured now: more of it, and all in the end, while that had moved."""
         measured = self._measurement
-        measured.measure(measured.next_turn(math.ceil(measured.size / SHARES)))
-        return self._use(measured.trusted(snapshot))
+        turn = measured.next_turn(max(FEWEST, math.ceil(measured.size / self._config.refresh)))
+        measured.measure([*turn, *known.tail(TAIL)])
+        for _ in range(SHARES):
+            trusted, rows = measured.trusted(snapshot), torch.tensor(turn)
+            if known.shift(known.trusted.rows(rows), trusted.rows(rows)) <= STALE:
+                return trusted
+            turn = self._measure_share()
+        self._measured_at = updates
+        return measured.trusted(snapshot)
+
+    def _measure_share(self) -> list[int]:
+        """Measure one more share of what is trusted, that which was longest not; which, as indices."""
+        measured = self._measurement
+        turn = measured.next_turn(math.ceil(measured.size / SHARES))
+        measured.measure(turn)
+        return turn
 
     def _doubtful(
         self, scores: Scores, labels: Sequence[int], producers: Sequence[str], calibration: Calibration
