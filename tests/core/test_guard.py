@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from weir.core import CorrectionConfig, Engine, GateConfig, GuardConfig, LearnerConfig, SnapshotConfig
+from weir.core.evidence import View
 from weir.core.measurement import Measurement
 from weir.core.vaccine import Poisoner
 from weir.errors import InvalidProbe
@@ -237,8 +239,7 @@ def test_all_are_measured_when_some_show_that_the_model_moved(world: World, monk
     for number in range(1, 31):
         watch.process(engine, world.step(number))
     everything = [set().union(*(rows or set() for rows in step)) == set(range(294)) for step in watch.steps[1:]]
-    assert any(everything)
-    assert not all(everything)
+    assert 10 < sum(everything) < 29
 
 
 def test_an_alarm_rests_on_trusted_samples_that_were_measured_with_these_weights(
@@ -256,6 +257,32 @@ def test_an_alarm_rests_on_trusted_samples_that_were_measured_with_these_weights
     assert set().union(*(rows or set() for rows in alarmed[1:])) == set(range(294))
     watch.process(engine, world.step(7))
     assert watch.steps[-1] == []  # nothing was learned, and so nothing has changed
+
+
+def test_samples_and_what_is_trusted_are_measured_with_the_same_influence(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where more is measured within a step: the influence comes of what is trusted."""
+    seen: list[Tensor] = []
+    whole = Measurement.whole
+
+    def watched(measurement: Measurement, view: View, n: int) -> Tensor:
+        assert view.influence is not None
+        seen.append(view.influence)
+        return whole(measurement, view, n)
+
+    monkeypatch.setattr(Measurement, "whole", watched)
+    engine = world.engine(guard=guard(step_rate=1e-3), learner=LearnerConfig(lr=0.05))
+    world.run(engine, 1, 5)
+    seen.clear()
+    x, y = world.samples(60, seed=5)
+    engine.process(world.of(6, x, (y + 1) % 3))
+    calibration = engine._guard._calibration
+    assert calibration is not None
+    assert calibration.trusted.influence is not None
+    assert len(seen) > 1
+    assert not torch.equal(seen[0], seen[-1])
+    assert torch.equal(seen[-1], calibration.trusted.influence)
 
 
 def test_nothing_is_calibrated_right_after_a_replacement(world: World) -> None:
@@ -396,7 +423,7 @@ def test_producers_that_change_together_are_told_as_drift_and_go_on_learning(wor
             reports.append(engine.process(replace(world.of(number, x, y), producers=names)))
         accepted[producers] = sum(report.counts[Verdict.ACCEPT] for report in reports[5:]) / (15 * 60)
         drift[producers] = sum(report.drift for report in reports[5:])
-    assert accepted[5] > 0.8
+    assert accepted[5] > 0.84
     assert accepted[1] == 0.0
     assert drift == {5: 15, 1: 0}
 

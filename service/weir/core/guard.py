@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -59,7 +60,7 @@ class Guard:
         self._vaccine: Vaccine | None = None
         self._attacks: list[str] = []
         self._vaccine_age = self._config.vaccine_refresh  # steps since one was made, or tried to; at first it is due
-        self._measured_at: int | None = None  # updates in the weights that all of the threshold part was measured with
+        self._measured_at: int | None = None  # updates in the weights that all trusted samples were measured with
         self._override: GuardMode | None = None
         self.producers = Producers(config.guard)
 
@@ -131,15 +132,7 @@ class Guard:
         if self.mode is GuardMode.DSC:
             return self._judge_mean(step, x, y, snapshot, updates)
         labels = step.y.tolist()
-        calibration = self._calibrated(snapshot, step, updates)
-        evidence = self._measurement.whole(x, y, current, snapshot, calibration.trusted.influence)
-        scores = calibration.score(calibration.standardise(evidence), step.y)
-        turns = 0
-        while self._measured_at != updates and self._doubtful(scores, labels, step.producers, calibration):
-            self._measure_share()
-            calibration, turns = self._use(self._measurement.trusted(snapshot)), turns + 1
-            self._measured_at = updates if turns == SHARES else None
-            scores = calibration.score(calibration.standardise(evidence), step.y)
+        calibration, evidence, scores = self._measured(step, x, y, current, snapshot, updates)
         residual = calibration.residual(calibration.standardise(evidence), step.y)
         common = self._consensus.explain(residual, labels, step.producers, step.number, calibration)
         if common.drift:
@@ -260,14 +253,36 @@ class Guard:
 
         return judge_mean(x, self._ranks.own(y), discrepancy, threshold, self._correction)
 
+    def _measured(
+        self, step: Step, x: Tensor, y: Tensor, current: Outputs, snapshot: Snapshot, updates: int
+    ) -> tuple[Calibration, Tensor, Scores]:
+        """The calibration for this step, its evidence (n, signals) and scores, all measured with the same influence.
+
+        As long as that may decide an alarm, more of what is trusted is measured, until all is.
+        """
+        measured, shares = self._measurement, 0
+        calibration = self._calibrated(snapshot, step, updates)
+        with self._ranks.together("snapshot"):
+            view = measured.view(x, self._ranks.own(y), current, snapshot)
+        while True:
+            evidence = measured.whole(replace(view, influence=calibration.trusted.influence), len(y))
+            scores = calibration.score(calibration.standardise(evidence), step.y)
+            if self._measured_at == updates or not self._doubtful(scores, step, calibration):
+                return calibration, evidence, scores
+            self._measure_share()
+            shares += 1
+            if shares == SHARES:
+                self._measured_at = updates
+            calibration = self._use(measured.trusted(snapshot))
+
     def _calibrated(self, snapshot: Snapshot, step: Step, updates: int) -> Calibration:
         """The calibration for this step, of trusted samples each of which was measured in the last ``refresh`` steps.
 
         P-values are valid as long as what they are counted among is measured like the stream. So those that were
         longest not are measured at each step, and those that thresholds rest on; and more while the former have moved.
-        All are before a vaccination, and always against the ring: discrepancies to the distant anchor
-        change slowly, those to a snapshot of the ring are as small as the last few updates. None are while the weights
-        stay as they are.
+        All are before a vaccination, and always against the ring: discrepancies to the distant anchor change slowly,
+        those to a snapshot of the ring are as small as the last few updates. None are while the weights stay as they
+        are.
         """
         self._vaccine_age += 1
         measured = self._measurement
@@ -306,15 +321,15 @@ class Guard:
         measured.measure(turn)
         return turn
 
-    def _doubtful(
-        self, scores: Scores, labels: Sequence[int], producers: Sequence[str], calibration: Calibration
-    ) -> bool:
-        """Whether the step or one of its producers is so near an alarm that old evidence must not decide it."""
-        step = self._jury.statistic(scores, labels, calibration)
-        windows = self.producers.foresee(scores, labels, producers, calibration)
-        return step > DOUBT * group_threshold(
-            self._config.step_rate, calibration.columns
-        ) or windows > DOUBT * group_threshold(self._config.producer_rate, calibration.columns)
+    def _doubtful(self, scores: Scores, step: Step, calibration: Calibration) -> bool:
+        """Whether the step, or the newest samples of one of its producers, would be near an alarm."""
+        labels = step.y.tolist()
+        alike = self._jury.statistic(scores, labels, calibration)
+        newest = self.producers.foresee(scores, labels, step.producers, calibration)
+        bounds = (
+            group_threshold(rate, calibration.columns) for rate in (self._config.step_rate, self._config.producer_rate)
+        )
+        return any(found > DOUBT * bound for found, bound in zip((alike, newest), bounds, strict=True))
 
     def _vaccinate(self, snapshot: Snapshot, trusted: Trusted, step: Step) -> None:
         self._vaccine = self._measurement.vaccine(snapshot, trusted, seed=self._seed * 1_000_003 + step.number)

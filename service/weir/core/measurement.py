@@ -101,15 +101,19 @@ class Measurement:
         with torch.no_grad():
             return self._network.outputs(x, snapshot.scoring if snapshot else None)
 
-    def whole(self, x: Tensor, y: Tensor, current: Outputs, snapshot: Snapshot, influence: Tensor | None) -> Tensor:
-        """Signals (n, signals), on the CPU, of all ranks' samples, with labels ``y`` (n,), from this rank's own."""
+    def view(self, x: Tensor, y: Tensor, current: Outputs, snapshot: Snapshot) -> View:
+        """Prepared samples ``x`` labelled ``y`` (n,), whose current outputs are known, beside a snapshot's."""
+        return View(x, y, current, self.outputs(x, snapshot), None, self._known)
+
+    def whole(self, view: View, n: int) -> Tensor:
+        """Signals (n, signals), on the CPU, of all ranks' samples, from this rank's view of its own."""
         with self._ranks.together("evidence"):
-            own = self.matrix(x, self._ranks.own(y), current, snapshot, influence)
-        return self._ranks.gather(own, len(y))
+            own = self._signals(view)
+        return self._ranks.gather(own, n)
 
     def matrix(self, x: Tensor, y: Tensor, current: Outputs, snapshot: Snapshot, influence: Tensor | None) -> Tensor:
         """Signals (n, signals), on the CPU, of prepared samples whose current outputs are known."""
-        return self._signals(View(x, y, current, self.outputs(x, snapshot), influence, self._known))
+        return self._signals(replace(self.view(x, y, current, snapshot), influence=influence))
 
     def measure(self, rows: Iterable[int] | None = None) -> None:
         """Measure these trusted samples under the current model; all of them for None, and at first."""
