@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,40 @@ def hasty() -> Iterator[int]:
 
 def test_a_connection_that_is_closed_is_told(hasty: int) -> None:
     with pytest.raises(ServiceUnavailable, match=str(hasty)):
-        load.drive(hasty, load.request("/", b"{}", "text/plain"), connections=1, seconds=10.0)
+        load.drive(hasty, [load.request("/", b"{}", "text/plain")], connections=1, seconds=10.0)
+
+
+@contextmanager
+def answering(status: bytes) -> Iterator[tuple[int, list[bytes]]]:
+    """A server of one connection that gives everything this answer, and what it was sent."""
+    sent: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                while request := connection.recv(1 << 16):
+                    sent.append(request)
+                    connection.sendall(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listener.getsockname()[1], sent
+        thread.join()
+
+
+def test_messages_go_round() -> None:
+    messages = [load.request("/", body, "text/plain") for body in (b"one", b"two", b"six")]
+    with answering(b"202 Accepted") as (port, sent):
+        done = load.drive(port, messages, connections=1, seconds=0.1)
+    assert done.statuses.total() == len(sent) > 3
+    assert sent[:5] == [*messages, *messages[:2]]
+
+
+def test_requests_that_are_refused_make_no_rate() -> None:
+    messages = [load.request("/", b"one", "text/plain")]
+    with answering(b"429 Too Many Requests") as (port, _), pytest.raises(ServiceUnavailable, match="429"):
+        load.drive(port, messages, connections=1, seconds=0.05)
 
 
 def test_a_subject_that_does_not_start_says_why() -> None:

@@ -29,6 +29,7 @@ from weir.errors import InvalidSetting
 from weir.types import Batch, InputSpec
 
 IMAGE, ROW = (3, 32, 32), (64,)
+_STREAM, _FRESH = 2_000_000, 4_000  # seed of the first batch that is learned, and how many there are
 _IN_MEMORY = ("tmpfs", "ramfs", "overlay")
 
 
@@ -53,7 +54,7 @@ class Case:
 
     what: str
     subject: Subject | None
-    message: bytes
+    messages: tuple[bytes, ...]
     samples: int
     connections: int
     against: tuple[str, ...] = ()
@@ -90,7 +91,7 @@ def measure(plan: Plan, progress: Callable[[int], None] = lambda done: None) -> 
             for number in range(plan.rounds + 1):  # the first warms up
                 for case in chosen:
                     seconds = plan.seconds if number else min(0.5, plan.seconds)
-                    load, cpu = _once(case, servers, plan, seconds)
+                    load, cpu = _once(case, servers, plan, seconds, turn=number)
                     if number:
                         found[case.what].add(load, cpu)
                 progress(number)
@@ -112,7 +113,9 @@ def cases(plan: Plan) -> list[Case]:
     numbers = request(PATH, json.dumps(flat, separators=(",", ":")).encode(), codec.JSON)
     scaled = request(PATH, _json(images), codec.JSON)
     single, single_json = request(PATH, codec.encode(row), codec.SAFETENSORS), request(PATH, _json(row), codec.JSON)
-    waited = request(f"{PATH}?wait=30", codec.encode(samples(plan.batch, ROW, seed=2)), codec.SAFETENSORS)
+    # Each another one: a batch that is learned over and over is memorized, and held for that.
+    fresh = (codec.encode(samples(plan.batch, ROW, seed=_STREAM + number)) for number in range(_FRESH))
+    waited = tuple(request(f"{PATH}?wait=30", body, codec.SAFETENSORS) for body in fresh)
     bare = {name: Subject(name=name, core=core) for name in ("socket", "starlette", "fastapi")}
     durable = Subject(name="weir", shape=IMAGE, core=core)
     relaxed = Subject(name="weir", shape=IMAGE, core=core, relaxed=True)
@@ -120,13 +123,13 @@ def cases(plan: Plan) -> list[Case]:
     learning = Subject(name="weir", core=core, learn=True)
 
     def many(what: str, subject: Subject | None, message: bytes, *against: str) -> Case:
-        return Case(what, subject, message, plan.batch, plan.connections, against)
+        return Case(what, subject, (message,), plan.batch, plan.connections, against)
 
     def one(what: str, subject: Subject, message: bytes, *against: str) -> Case:
-        return Case(what, subject, message, 1, plan.single_connections, against)
+        return Case(what, subject, (message,), 1, plan.single_connections, against)
 
     return [
-        Case("socket", bare["socket"], binary, plan.batch, 1),
+        Case("socket", bare["socket"], (binary,), plan.batch, 1),
         many("starlette", bare["starlette"], binary),
         many("fastapi, JSON", bare["fastapi"], numbers),
         many("weir, relaxed", relaxed, binary, "starlette", "fastapi, JSON"),
@@ -136,7 +139,7 @@ def cases(plan: Plan) -> list[Case]:
         one("starlette, 1 sample", bare["starlette"], single),
         one("weir, 1 sample", small, single, "starlette, 1 sample"),
         one("weir, 1 sample, JSON", small, single_json, "starlette, 1 sample"),
-        Case("weir, 1 sample, 1 connection", small, single, 1, 1),
+        Case("weir, 1 sample, 1 connection", small, (single,), 1, 1),
         Case("weir, learning, ?wait=", learning, waited, plan.batch, 1),
     ]
 
@@ -193,7 +196,7 @@ def _row(case: Case, found: Mapping[str, Found]) -> dict[str, Any]:
         "samples_per_second": statistics.median(rates),
         "lowest": min(rates),
         "highest": max(rates),
-        "mb_per_second": statistics.median(mine.per_second) * len(case.message) / 1e6,
+        "mb_per_second": statistics.median(mine.per_second) * len(case.messages[0]) / 1e6,
         "p50_ms": 1e3 * mine.load.quantile(0.5),
         "p99_ms": 1e3 * mine.load.quantile(0.99),
         "cpu_seconds_per_million": 1e6 * mine.cpu / (sent * case.samples),
@@ -210,14 +213,19 @@ def _rates(case: Case, other: Found) -> list[float]:
     return [rate * case.samples for rate in other.per_second]
 
 
-def _once(case: Case, servers: Mapping[Subject, Running], plan: Plan, seconds: float) -> tuple[Load, float]:
+def _once(
+    case: Case, servers: Mapping[Subject, Running], plan: Plan, seconds: float, *, turn: int
+) -> tuple[Load, float]:
     """One round of one case, and the CPU seconds of its server."""
     if case.subject is None:
         began = time.process_time()
         return _synced(Path(plan.place), case, seconds), time.process_time() - began
     server = servers[case.subject]
     before = cpu_seconds(server.process)
-    load = drive(server.port, case.message, connections=case.connections, seconds=seconds)
+    done = turn * len(case.messages) // (plan.rounds + 1)
+    load = drive(
+        server.port, case.messages[done:] + case.messages[:done], connections=case.connections, seconds=seconds
+    )
     return load, cpu_seconds(server.process) - before
 
 
@@ -226,7 +234,7 @@ def _synced(place: Path, case: Case, seconds: float) -> Load:
     load, began = Load(), time.perf_counter()
     with tempfile.TemporaryFile(dir=place, buffering=0) as file:
         while (spent := time.perf_counter() - began) < seconds:
-            file.write(case.message * case.connections)
+            file.write(case.messages[0] * case.connections)
             os.fsync(file.fileno())
             load.latencies += [time.perf_counter() - began - spent] * case.connections
     load.seconds = time.perf_counter() - began

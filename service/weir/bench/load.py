@@ -1,11 +1,13 @@
-"""Load on a server of this machine: connections that send the same request over and over, and how it went."""
+"""Load on a server of this machine: connections that send requests one after the other, and how it went."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from time import perf_counter
 
@@ -39,12 +41,16 @@ def request(path: str, body: bytes, content_type: str) -> bytes:
     return f"{head}\r\n".encode() + body
 
 
-def drive(port: int, message: bytes, *, connections: int, seconds: float) -> Load:
-    """Send over so many kept-alive connections, each its next one when the answer is there.
+def drive(port: int, messages: Sequence[bytes], *, connections: int, seconds: float) -> Load:
+    """Send over so many kept-alive connections the next of the messages when an answer is there, round and round.
 
-    Raises ServiceUnavailable when the server closes a connection or does not answer.
+    Raises ServiceUnavailable when the server closes a connection, does not answer or refuses: to refuse takes no time,
+    and a rate with refusals in it says nothing.
     """
-    return asyncio.run(_drive(port, message, connections, seconds))
+    load = asyncio.run(_drive(port, cycle(messages), connections, seconds))
+    if refused := {status: count for status, count in load.statuses.items() if not 200 <= status < 300}:
+        raise ServiceUnavailable(f"the server at port {port} refused requests, by status: {refused}")
+    return load
 
 
 def cpu_seconds(process: int) -> float:
@@ -53,11 +59,11 @@ def cpu_seconds(process: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def _drive(port: int, message: bytes, connections: int, seconds: float) -> Load:
+async def _drive(port: int, messages: Iterator[bytes], connections: int, seconds: float) -> Load:
     load, began = Load(), perf_counter()
     loop = asyncio.get_running_loop()
     opened = [
-        (await loop.create_connection(lambda: _Connection(message, load, began + seconds), "127.0.0.1", port))[1]
+        (await loop.create_connection(lambda: _Connection(messages, load, began + seconds), "127.0.0.1", port))[1]
         for _ in range(connections)
     ]
     try:
@@ -77,9 +83,9 @@ class _Connection(asyncio.Protocol):
 
     _transport: asyncio.Transport
 
-    def __init__(self, message: bytes, load: Load, until: float) -> None:
+    def __init__(self, messages: Iterator[bytes], load: Load, until: float) -> None:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._message = message
+        self._messages = messages
         self._load = load
         self._until = until
         self._began = 0.0
@@ -114,7 +120,7 @@ class _Connection(asyncio.Protocol):
 
     def _send(self) -> None:
         self._began = perf_counter()
-        self._transport.write(self._message)
+        self._transport.write(next(self._messages))
 
 
 def _length(head: bytes) -> int:

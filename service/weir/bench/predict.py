@@ -88,9 +88,9 @@ def _round(plan: Plan, *, busy: bool) -> list[tuple[int, int, Load]]:
             for size in plan.sizes:
                 body = codec.encode_x(samples(size, plan.shape, seed=size).x)
                 message = request(PATH, body, codec.SAFETENSORS)
-                drive(server.port, message, connections=1, seconds=min(0.5, plan.seconds))
+                drive(server.port, [message], connections=1, seconds=min(0.5, plan.seconds))
                 for connections in plan.connections:
-                    load = drive(server.port, message, connections=connections, seconds=plan.seconds)
+                    load = drive(server.port, [message], connections=connections, seconds=plan.seconds)
                     found.append((size, connections, load))
             if busy and _learned(server.port) >= plan.waiting:
                 raise InvalidSetting(
