@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import json
@@ -27,6 +26,7 @@ from torch import Tensor
 
 from weir.errors import DamagedCheckpoint, InvalidSetting, NotFound, StorageFailed, StorageFull
 from weir.stores.base import CheckpointInfo, Cursor
+from weir.stores.files import NO_SPACE, sync_folder
 from weir.types import State
 
 _log = logging.getLogger(__name__)
@@ -39,7 +39,6 @@ _ID = re.compile(r"(\d{8,18})-(\d{1,18})", re.ASCII)
 _UNFINISHED = ".unfinished-"
 _LEAST = 2  # whatever their age: should the newest be damaged, there is one before it
 _ROOM = 1 << 20  # bytes; with less a file system counts as full
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +76,7 @@ class CheckpointFolder:
         self._lock = threading.RLock()  # a checkpoint is not deleted while another thread reads it
         with _translated(path):
             path.mkdir(parents=True, exist_ok=True)
-            _sync(path.parent)
+            sync_folder(path.parent)
             self._sweep()
 
     def save(self, state: State, *, step: int, cursor: Cursor, at: float, reason: str) -> CheckpointInfo:
@@ -89,7 +88,7 @@ class CheckpointFolder:
             with self._unfinished() as folder:
                 _write(folder, header, state)
                 folder.rename(self._path / name)
-            _sync(self._path)
+            sync_folder(self._path)
             self._retain()
             return self._content(name).info
 
@@ -218,7 +217,7 @@ def _write(folder: Path, header: Mapping[str, Any], state: State) -> None:
         json.dump({"sha256": _digest(content), **content}, text)
         text.flush()
         os.fsync(text.fileno())
-    _sync(folder)
+    sync_folder(folder)
 
 
 def _parse(file: Path) -> _Content:
@@ -263,21 +262,12 @@ def _size(file: Path) -> int:
         raise DamagedCheckpoint(f"{file}: cannot be read: {error.strerror}") from error
 
 
-def _sync(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 @contextmanager
 def _translated(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in _NO_SPACE
+        full = error.errno in NO_SPACE
         cure = "free space on its disk" if full else "check the disk"
         raise (StorageFull if full else StorageFailed)(f"{path}: {error}: {cure}") from error
     except SafetensorError as error:

@@ -9,12 +9,12 @@ import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from errno import EDQUOT, EFBIG, ENOSPC
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 from weir.errors import StorageFailed, StorageFull
+from weir.stores.files import NO_SPACE, sync_folder
 
 # ``synced``: so many bytes were on the disk before the database said so. What lies past them is looked at when the
 # file is opened again: a sync and the commit it belongs to run at the same time. ``stale`` is what no entry refers to
@@ -33,7 +33,6 @@ SEGMENT_BYTES = 64 * 1024 * 1024
 OUTSIDE_BYTES = 64 * 1024
 _WRITTEN_AT_ONCE = 1024  # buffers: what the system takes in one call
 _ZEROS = bytes(1024 * 1024)
-_NO_SPACE = (ENOSPC, EDQUOT, EFBIG)
 
 
 class Place(NamedTuple):
@@ -69,7 +68,7 @@ class _Tail:
         """What is written, and the name of the file, onto the disk."""
         os.fdatasync(self._handle)
         if self._new:
-            _sync_folder(self.file.parent)
+            sync_folder(self.file.parent)
             self._new = False
 
     def cut(self) -> None:
@@ -217,7 +216,7 @@ class Segments:
         number = self._number(connection)
         if not self.folder.exists():
             self.folder.mkdir(mode=0o700)
-            _sync_folder(self.folder.parent)
+            sync_folder(self.folder.parent)
         connection.execute("INSERT INTO segment VALUES (?, 0)", (number,))
         self._tail = _Tail(self.file(number), number)
         return self._tail
@@ -254,7 +253,7 @@ class Segments:
         try:
             yield
         except OSError as error:
-            full = error.errno in _NO_SPACE
+            full = error.errno in NO_SPACE
             cure = "free space on its disk" if full else "check the disk, or put a sound copy in its place"
             raise (StorageFull if full else StorageFailed)(
                 f"{error.filename or self.folder}: {error}: {cure}"
@@ -268,15 +267,6 @@ def _locked(handle: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _rest(buffers: list[memoryview], written: int) -> list[memoryview]:
