@@ -93,7 +93,7 @@ class Sight:
     def evidence(self, x: Tensor, y: Tensor, *, inside: bool = False) -> Tensor:
         """Signals (n, signals) of ``x`` (n, *shape) in the guard's order; ``inside`` says that they are its own."""
         current, historical = outputs(self.model, x), outputs(self.model, x, self._historical)
-        parents = Parents(x, y, current) if inside else None
+        parents = Parents(torch.arange(len(y), device=y.device), x, y, current) if inside else None
         view = View(x, y, current, historical, self._influence, self._familiarity, parents)
         return torch.stack([signal(_TASK, view) for signal in signals(x.shape[1:]).values()], dim=1)
 
@@ -108,7 +108,7 @@ class Aware:
     attack: Climb
     insight: Insight
     penalty: float = 1.0
-    steps: int = 8
+    steps: int = 16  # with half of them a penalty was not worth its price: the score fell, and rose again
 
     def __post_init__(self) -> None:
         if not self.penalty >= 0:
