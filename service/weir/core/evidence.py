@@ -19,8 +19,13 @@ LEAST_IMAGE = 3  # pixels a side: a second difference needs as many
 
 
 class Parents(NamedTuple):
-    """Trusted samples ``x`` (n, …) with labels ``y`` (n,), and what the current model makes of them."""
+    """Which trusted samples (``rows`` (n,) of them) others were made from, or are.
 
+    ``x`` (m, …), ``y`` (m,) and ``current`` are all that influence and familiarity come from, and the current model's
+    outputs on it.
+    """
+
+    rows: Tensor
     x: Tensor
     y: Tensor
     current: Outputs
@@ -31,8 +36,8 @@ class View:
     """What a signal may look at: n samples with the current and the historical model's outputs on them.
 
     ``influence`` is the gradient (classes, features) of the trusted loss with respect to the last layer,
-    ``familiarity`` what trusted inputs look like. ``parents`` are the trusted samples that these were made from, or
-    are, where influence and familiarity come from those: then neither must know them.
+    ``familiarity`` what trusted inputs look like. Where the samples are trusted themselves, or made from such, neither
+    must know their ``parents``.
     """
 
     x: Tensor
@@ -86,18 +91,25 @@ def loss_change(task: Task, view: View) -> Tensor:
 def harm(task: Task, view: View) -> Tensor:
     """First-order rise of the trusted loss when the last layer steps on this sample: −⟨∇ sample, ∇ trusted⟩.
 
-    A parent's own part of ∇ trusted is left out: a sample always aligns with itself.
+    A parent's own part of ∇ trusted is left out, for a sample always aligns with itself, and in its stead the others of
+    its class count more. What is trusted is split by class: just left out, every sample would see too few of its own.
     """
     if view.influence is None or view.current.features is None:
         return torch.zeros(len(view.y), device=view.y.device)
-    residual = task.residual(view.current.logits, view.y)
-    aligned: Tensor = ((residual @ view.influence) * view.current.features).sum(1)
+    residual, features = task.residual(view.current.logits, view.y), view.current.features
+    aligned: Tensor = ((residual @ view.influence) * features).sum(1)
     if view.parents is None or view.parents.current.features is None:
         return -aligned
-    theirs = task.residual(view.parents.current.logits, view.parents.y)
-    own = (residual * theirs).sum(1) * (view.current.features * view.parents.current.features).sum(1)
-    trusted = view.familiarity.size
-    return (own - trusted * aligned) / (trusted - 1)
+    rows, labels, trusted = view.parents.rows, view.parents.y, view.parents.current.features
+    theirs = task.residual(view.parents.current.logits, labels)
+    own = (residual * theirs[rows]).sum(1) * (features * trusted[rows]).sum(1)
+    alike = torch.empty_like(own)  # with the mean of the parent's class
+    for label in sorted(set(labels[rows].tolist())):
+        mine, kin = labels[rows] == label, labels == label
+        mean = theirs[kin].T @ trusted[kin] / kin.sum()
+        alike[mine] = ((residual[mine] @ mean) * features[mine]).sum(1)
+    count = torch.bincount(labels)[labels[rows]]
+    return (own - alike) * count / (len(labels) * (count - 1).clamp_min(1)) - aligned
 
 
 def feature_shift(task: Task, view: View) -> Tensor:
@@ -113,7 +125,7 @@ def mahalanobis(task: Task, view: View) -> Tensor:
     """Squared Mahalanobis distance of the input to trusted inputs."""
     if view.parents is None:
         return view.familiarity.distance(view.x)
-    return view.familiarity.leave_one_out(view.x, view.parents.x)
+    return view.familiarity.leave_one_out(view.x, view.parents.x[view.parents.rows])
 
 
 def grain(task: Task, view: View) -> Tensor:

@@ -19,7 +19,7 @@ class Familiarity:
     def __init__(self, x: Tensor) -> None:
         """Learn from trusted prepared samples (n, …)."""
         flat = x.flatten(1).double()
-        self.size = len(flat)
+        self._size = len(flat)
         self._exact_mean = flat.mean(0)
         _, singular, self._exact_axes = torch.linalg.svd(flat - self._exact_mean, full_matrices=False)
         self._variance = singular.square() / len(flat)
@@ -38,14 +38,14 @@ class Familiarity:
         its share out of the floor. In float64, for of a parent's distance next to nothing is left in its own company.
         """
         own, parent = (samples.flatten(1) - self._exact_mean for samples in (x, parents))
-        others = self.size - 1
+        others = self._size - 1
         own = own + parent / others
         features, share = own.shape[1], (1 - SHRINKAGE) / others
         spared = self._variance.sum() - parent.square().sum(1) / others
-        floors = SHRINKAGE * spared / features + LEAST * others / self.size
+        floors = SHRINKAGE * spared / features + LEAST * others / self._size
         left = 1 - share * self._inner(parent, parent, floors)
         away = self._inner(own, own, floors) + share * self._inner(own, parent, floors).square() / left
-        return (away * others / self.size).to(x.dtype)
+        return (away * others / self._size).to(x.dtype)
 
     def distance(self, x: Tensor) -> Tensor:
         """Squared Mahalanobis distance of prepared samples (n, …), (n,)."""

@@ -196,9 +196,7 @@ class Measurement:
     def _of_strain(self, strain: Strain, rows: Tensor, snapshot: Snapshot, influence: Tensor | None) -> Tensor:
         """The evidence of what was made from these rows (n,) of what is trusted."""
         assert self._current is not None
-        logits, features = self._current
-        outputs = Outputs(logits[rows], None if features is None else features[rows])
-        parents = Parents(self._trusted.x[rows], self._trusted.y[rows], outputs)
+        parents = Parents(rows, *self._trusted, self._current)
         current, historical = self.outputs(strain.x), self.outputs(strain.x, snapshot)
         return self._signals(View(strain.x, strain.y, current, historical, influence, self._known, parents))
 
@@ -209,7 +207,7 @@ class Measurement:
 
     def _view(self, current: Outputs, historical: Outputs, influence: Tensor | None) -> View:
         """What is trusted, each sample as if it were not known."""
-        parents = Parents(*self._trusted, current)
+        parents = Parents(torch.arange(self.size, device=self._trusted.y.device), *self._trusted, current)
         return View(*self._trusted, current, historical, influence, self._known, parents)
 
     def _remembered(self, snapshot: Snapshot) -> Outputs:
