@@ -16,8 +16,12 @@ from typer.testing import CliRunner
 
 from weir.bench import ingest, load, predict, startup
 from weir.bench.__main__ import app
+from weir.bench.served import served
 from weir.bench.subjects import Subject, running
 from weir.errors import InvalidSetting, ServiceUnavailable
+from weir.types import ServiceRole
+
+REDIS = pytest.mark.needs("redis-server")
 
 
 def test_taking_batches_is_measured_row_by_row(tmp_path: Path) -> None:
@@ -109,20 +113,39 @@ def test_a_subject_that_does_not_start_says_why() -> None:
         pass
 
 
-def test_predictions_are_measured_idle_and_busy(tmp_path: Path) -> None:
+@REDIS
+def test_predictions_are_measured_idle_and_busy_by_one_process_and_by_a_replica() -> None:
     plan = predict.Plan(sizes=(1, 3), connections=(1,), rounds=1, seconds=0.2, waiting=300)
     result = predict.measure(plan)
-    assert [(row["samples"], row["connections"]) for row in result["rows"]] == [(1, 1), (3, 1)]
+    kinds = [(row["role"], row["samples"], row["connections"]) for row in result["rows"]]
+    assert kinds == [("all", 1, 1), ("all", 3, 1), ("api", 1, 1), ("api", 3, 1)]
     for row in result["rows"]:
         assert row["p99_ratio"] == pytest.approx(row["busy"]["p99_ms"] / row["idle"]["p99_ms"])
         assert row["lowest"] == row["p99_ratio"] == row["highest"]
-    assert all(f"| {row['samples']} | {row['connections']} |" in predict.table(result) for row in result["rows"])
+    shown = predict.table(result)
+    assert all(f"| {role} | {samples} | {connections} |" in shown for role, samples, connections in kinds)
+    assert result["left_out"] == []
 
 
-def test_a_learner_that_was_done_too_soon_is_no_busy_one() -> None:
-    plan = predict.Plan(sizes=(1,), connections=(1,), rounds=1, seconds=6.0, waiting=1)
+@pytest.mark.parametrize("role", ["all", pytest.param("api", marks=REDIS)])
+def test_a_learner_that_was_done_too_soon_is_no_busy_one(role: ServiceRole) -> None:
+    plan = predict.Plan(roles=(role,), sizes=(1,), connections=(1,), rounds=1, seconds=6.0, waiting=1)
     with pytest.raises(InvalidSetting, match="--waiting"):
         predict.measure(plan)
+
+
+def test_a_replica_without_a_redis_server_is_left_out_and_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    result = predict.measure(predict.Plan(roles=("api",), rounds=1))
+    assert result["rows"] == []
+    assert "left out: role api: the program redis-server is not on the PATH" in predict.table(result)
+
+
+def test_a_service_that_does_not_get_ready_says_why(tmp_path: Path) -> None:
+    with pytest.raises(ServiceUnavailable, match="burnin"), served({"data": tmp_path / "empty"}):
+        pass
 
 
 def test_starts_are_measured() -> None:

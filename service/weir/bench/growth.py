@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from weir.bench import aging, inbox, traffic
+from weir.bench import aging, inbox, redis_server, traffic
 from weir.bench.aging import Plan, Progress
 from weir.errors import InvalidSetting
 
@@ -26,10 +26,12 @@ def measure(plan: Plan, progress: Progress = lambda beats: None) -> dict[str, An
     """Run the plan; JSON-ready rows, and in words what was left out."""
     torch.set_num_threads(plan.threads)
     rows: list[Any] = [*aging.tenths(plan, progress), *aging.known(plan, progress)]
-    missing = {store: inbox.missing(store) for store in inbox.STORES} if plan.rows else {}
-    for store, lacks in missing.items():
-        rows += [] if lacks else inbox.grown(store, plan, progress)
-    left_out = [f"{store}: {lacks}" for store, lacks in missing.items() if lacks]
+    lacks, left_out = redis_server.missing(), []
+    for store in inbox.STORES if plan.rows else ():
+        if store == "redis" and lacks:
+            left_out.append(f"{store}: {lacks}")
+        else:
+            rows += inbox.grown(store, plan, progress)
     result = traffic.result("growth", asdict(plan), [asdict(row) for row in rows], "cpu")
     return result | {"left_out": left_out}
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
-import subprocess
 import tempfile
 import time
 from array import array
@@ -19,8 +16,8 @@ from typing import Any
 import torch
 
 from weir import codec
+from weir.bench import redis_server
 from weir.bench.aging import ROWS_A_BEAT, Plan, Progress, quantile, sizes
-from weir.errors import ServiceUnavailable
 from weir.stores.base import EntryKind, IdempotencyKey, Log
 from weir.stores.sqlite import Sqlite
 from weir.trainer.cutter import Cutter
@@ -52,15 +49,6 @@ class Grown:
     take_seconds: float
     take_p99_seconds: float
     backlog_seconds: float
-
-
-def missing(store: str) -> str | None:
-    """What this store cannot be measured without, in words; None when all of it is there."""
-    if store == "redis" and shutil.which("redis-server") is None:
-        return "the program redis-server is not on the PATH"
-    if store == "redis" and importlib.util.find_spec("redis") is None:
-        return "the library redis is not installed"
-    return None
 
 
 def grown(store: str, plan: Plan, progress: Progress) -> Iterator[Grown]:
@@ -151,7 +139,7 @@ def _redis(folder: Path, bounds: Mapping[str, Any]) -> Iterator[Opened]:
     from weir.stores.redis import Redis
 
     with (
-        _server(folder) as socket,
+        redis_server.running(folder) as socket,
         redis.Redis(unix_socket_path=str(socket)) as client,
         Redis(f"unix://{socket}", timeout=PATIENCE, **bounds) as stores,
         stores.owned(),
@@ -162,26 +150,6 @@ def _redis(folder: Path, bounds: Mapping[str, Any]) -> Iterator[Opened]:
             return stores.log
 
         yield opened
-
-
-@contextmanager
-def _server(folder: Path) -> Iterator[Path]:
-    """A Redis server of one's own, with an append-only file, on a socket in this folder."""
-    socket = folder / "redis.sock"
-    settings = {"port": "0", "unixsocket": str(socket), "dir": str(folder), "logfile": "redis.log"}
-    settings |= {"appendonly": "yes", "maxmemory-policy": "noeviction", "save": ""}
-    options = [word for name, value in settings.items() for word in (f"--{name}", value)]
-    process = subprocess.Popen(["redis-server", *options])
-    try:
-        deadline = time.monotonic() + PATIENCE
-        while not socket.exists():
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise ServiceUnavailable(f"redis-server does not start: {(folder / 'redis.log').read_text()}")
-            time.sleep(0.02)
-        yield socket
-    finally:
-        process.terminate()
-        process.wait()
 
 
 STORES: dict[str, Callable[[Path, Mapping[str, Any]], AbstractContextManager[Opened]]] = {

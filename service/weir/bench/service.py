@@ -45,11 +45,14 @@ def predict(
     waiting: Annotated[int, typer.Option(help="Batches of 100 samples that the learner has before it.", min=1)] = 2000,
     json_file: JsonFile = None,
 ) -> None:
-    """Predictions while nothing is learned, and while the learner is busy with a log that was filled before."""
+    """Predictions while nothing is learned, and while the learner is busy with a log that was filled before.
+
+    By one process that does both and, where a Redis server is installed, by a replica beside a learner.
+    """
     from weir.bench import predict as bench
 
     plan = bench.Plan(rounds=rounds, seconds=seconds, waiting=waiting)
-    with _explained(), typer.progressbar(length=2 * rounds, label="starts") as bar:
+    with _explained(), typer.progressbar(length=2 * len(plan.roles) * rounds, label="starts") as bar:
         result = bench.measure(plan, progress=lambda _: bar.update(1))
     _told(bench.table(result), result, json_file)
 

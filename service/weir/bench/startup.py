@@ -13,11 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from weir.bench.served import WEIR, served
 from weir.bench.traffic import hardware, versions
-from weir.errors import ServiceUnavailable
-
-_WEIR = (sys.executable, "-m", "weir")
-_READY = "listening on "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +31,10 @@ def measure(plan: Plan, progress: Callable[[int], None] = lambda done: None) -> 
     with tempfile.TemporaryDirectory(prefix="weir-startup-") as place:
         data = Path(place) / "data"
         options = ("digits", "--samples", str(plan.samples), "--data", str(data))
-        subprocess.run([*_WEIR, "burnin", *options], check=True, capture_output=True)
+        subprocess.run([*WEIR, "burnin", *options], check=True, capture_output=True)
         starts: dict[str, Callable[[], float]] = {
             "python, nothing else": lambda: _ended(sys.executable, "-c", "pass"),
-            "weir --help": lambda: _ended(*_WEIR, "--help"),
+            "weir --help": lambda: _ended(*WEIR, "--help"),
             "python, import torch": lambda: _ended(sys.executable, "-c", "import torch"),
             "weir serve, until it is ready": lambda: _ready(data),
         }
@@ -86,22 +83,5 @@ def _ended(*command: str) -> float:
 def _ready(data: Path) -> float:
     """Seconds from the start of the process until ``/health/ready`` answers 200."""
     began = time.perf_counter()
-    command = [*_WEIR, "serve", "--data", str(data), "--port", "0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        try:
-            for line in process.stderr:
-                if _READY in line:
-                    _ask(line.partition(_READY)[2].split()[0])
-                    return time.perf_counter() - began
-        finally:
-            process.kill()
-    raise ServiceUnavailable("weir serve ended before it was ready: start it by hand to see why")
-
-
-def _ask(address: str) -> None:
-    import httpx
-
-    with httpx.Client(base_url=address, trust_env=False, timeout=60.0) as client:
-        while client.get("/health/ready").status_code != 200:
-            time.sleep(0.01)
+    with served({"data": data}):
+        return time.perf_counter() - began

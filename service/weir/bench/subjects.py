@@ -28,7 +28,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from weir import codec, logs
+from weir import logs
 from weir.api import garbage
 from weir.api.app import create_app
 from weir.api.service import Limits
@@ -36,7 +36,7 @@ from weir.core import Engine, EngineConfig
 from weir.errors import ServiceUnavailable
 from weir.metrics import Metrics
 from weir.redteam import Cocktail
-from weir.stores.base import EntryKind, Stores
+from weir.stores.base import Stores
 from weir.stores.disk import CheckpointFolder
 from weir.stores.sqlite import Sqlite
 from weir.trainer import Trainer, TrainerConfig, initialise
@@ -52,14 +52,13 @@ _PROBE = 1000
 class Subject:
     """A server: weir, starlette (reads the body), fastapi (lists of numbers by pydantic into tensors) or socket.
 
-    ``core`` pins it; ``learn`` starts the learner, over ``waiting`` batches of 100 samples in the log.
+    ``core`` pins it; ``learn`` starts the learner.
     """
 
     name: str
     shape: tuple[int, ...] = (64,)
     relaxed: bool = False
     learn: bool = False
-    waiting: int = 0
     core: int | None = None
     folder: str = ""
 
@@ -98,6 +97,17 @@ def samples(count: int, shape: Sequence[int], seed: int) -> Batch:
     return Batch(x, torch.arange(count) % _CLASSES)
 
 
+def armed(shape: Sequence[int], config: EngineConfig) -> Engine:
+    """A small model with an armed guard, which has learned nothing."""
+    inputs = InputSpec(tuple(shape), _CLASSES, low=0.0, high=1.0)
+    recipe = Recipe("mlp", inputs) if len(shape) == 1 else Recipe("cnn", inputs, {"width": 8})
+    engine = Engine(recipe, config)
+    probe = samples(_PROBE, shape, seed=1_000_003)
+    engine.set_probe(probe.x, probe.y, created_at=time.time(), source="bench")
+    engine.set_anchor()
+    return engine
+
+
 class Lists(BaseModel):
     """The body that a service takes when it is written in ten lines."""
 
@@ -130,10 +140,7 @@ def _weir(subject: Subject) -> Iterator[ASGIApp]:
     config = EngineConfig()
     with _stores(Path(subject.folder), relaxed=subject.relaxed) as stores:
         if not stores.checkpoints.all():
-            initialise(stores, _engine(subject.shape, config), at=time.time())
-        for number in range(subject.waiting):
-            payload = codec.encode(samples(100, subject.shape, seed=number))
-            stores.log.append(EntryKind.BATCH, "waiting", payload, samples=100)
+            initialise(stores, armed(subject.shape, config), at=time.time())
         metrics = Metrics(sample_rate=config.guard.sample_rate)
         trainer = Trainer(stores, config, TrainerConfig(), poisoner=Cocktail(), listeners=[metrics.observe])
         if subject.learn:
@@ -148,17 +155,6 @@ def _weir(subject: Subject) -> Iterator[ASGIApp]:
             keyed=False,
             clock=time.time,
         )
-
-
-def _engine(shape: Sequence[int], config: EngineConfig) -> Engine:
-    """A small model with an armed guard, which has learned nothing."""
-    inputs = InputSpec(tuple(shape), _CLASSES, low=0.0, high=1.0)
-    recipe = Recipe("mlp", inputs) if len(shape) == 1 else Recipe("cnn", inputs, {"width": 8})
-    engine = Engine(recipe, config)
-    probe = samples(_PROBE, shape, seed=1_000_003)
-    engine.set_probe(probe.x, probe.y, created_at=time.time(), source="bench")
-    engine.set_anchor()
-    return engine
 
 
 @contextmanager
