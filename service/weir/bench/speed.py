@@ -29,6 +29,7 @@ def overhead(
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = of_overhead.Plan.device,
     threads: Annotated[int, typer.Option(help="Threads of torch.", min=1)] = of_overhead.Plan.threads,
     seed: Annotated[int, typer.Option(help="Seed of the traffic.")] = of_overhead.Plan.seed,
+    bfloat16: Annotated[bool, typer.Option(help="Also with the anchor in bfloat16.")] = of_overhead.Plan.bfloat16,
     json_file: JsonFile = None,
 ) -> None:
     """Guarded against plain updates on clean traffic, in the default configuration.
@@ -47,6 +48,7 @@ def overhead(
         device=device,
         threads=threads,
         seed=seed,
+        bfloat16=bfloat16,
     )
     with typer.progressbar(length=plan.warmup + plan.rounds, label="rounds") as bar:
         result = of_overhead.measure(plan, progress=lambda _: bar.update(1))
