@@ -116,7 +116,7 @@ def cases(plan: Plan) -> list[Case]:
     # Each another one: a batch that is learned over and over is memorized, and held for that.
     fresh = (codec.encode(samples(plan.batch, ROW, seed=_STREAM + number)) for number in range(_FRESH))
     waited = tuple(request(f"{PATH}?wait=30", body, codec.SAFETENSORS) for body in fresh)
-    bare = {name: Subject(name=name, core=core) for name in ("socket", "starlette", "fastapi")}
+    bare = {name: Subject(name=name, core=core) for name in ("socket", "starlette", "writing", "fastapi")}
     durable = Subject(name="weir", shape=IMAGE, core=core)
     relaxed = Subject(name="weir", shape=IMAGE, core=core, relaxed=True)
     small = Subject(name="weir", core=core)
@@ -131,8 +131,9 @@ def cases(plan: Plan) -> list[Case]:
     return [
         Case("socket", bare["socket"], (binary,), plan.batch, 1),
         many("starlette", bare["starlette"], binary),
+        many("starlette, writing", bare["writing"], binary, "starlette"),
         many("fastapi, JSON", bare["fastapi"], numbers),
-        many("weir, relaxed", relaxed, binary, "starlette", "fastapi, JSON"),
+        many("weir, relaxed", relaxed, binary, "starlette", "starlette, writing", "fastapi, JSON"),
         many("disk", None, binary),
         many("weir", durable, binary, "disk"),
         many("weir, relaxed, JSON", relaxed, scaled, "fastapi, JSON"),
@@ -163,8 +164,9 @@ def table(result: Mapping[str, Any]) -> str:
             f"batches of {plan['batch']} uint8 samples [3, 32, 32], single ones of [64]; {plan['rounds']} rounds of "
             f"{plan['seconds']:g} s; {machine['device']}, {machine['cores']} cores, {machine['disk']}",
             "",
-            "socket: takes the bytes and answers; starlette: reads the body; fastapi, JSON: lists of numbers by "
-            "pydantic into tensors; disk: the bodies in a file, with a sync for as many as there are connections.",
+            "socket: takes the bytes and answers; starlette: reads the body; writing: and writes it to a file, without "
+            "a sync; fastapi, JSON: lists of numbers by pydantic into tensors; disk: the bodies in a file, with a sync "
+            "for as many as there are connections.",
             "",
             "| what | connections | samples/s | lowest – highest | MB/s | p50, ms | p99, ms | CPU s/million | ratio |",
             "|---|--:|--:|--:|--:|--:|--:|--:|---|",

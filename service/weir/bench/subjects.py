@@ -44,13 +44,17 @@ from weir.types import Batch, InputSpec, Recipe
 
 PATH = "/v1/batches"
 _ENDLESS = 1 << 40  # batches and bytes: nobody learns, and nothing may be refused for that
+_RING = 1 << 28  # bytes of the file that a bare server writes over and over
 _CLASSES = 10
 _PROBE = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """A server: weir, starlette (reads the body), fastapi (lists of numbers by pydantic into tensors) or socket.
+    """A server: weir, socket, or one of a single route.
+
+    starlette reads the body, writing also writes it to a file, without a sync, and fastapi takes lists of numbers by
+    pydantic into tensors.
 
     ``core`` pins it; ``learn`` starts the learner.
     """
@@ -129,6 +133,19 @@ def _fastapi() -> ASGIApp:
 def _starlette() -> ASGIApp:
     async def take(request: Request) -> JSONResponse:
         return JSONResponse({"bytes": len(await request.body())}, 202)
+
+    return Starlette(routes=[Route(PATH, take, methods=["POST"])])
+
+
+def _writing(file: int) -> ASGIApp:
+    place = 0
+
+    async def take(request: Request) -> JSONResponse:
+        nonlocal place
+        body = await request.body()
+        os.pwrite(file, body, place)
+        place = (place + len(body)) % _RING
+        return JSONResponse({"bytes": len(body)}, 202)
 
     return Starlette(routes=[Route(PATH, take, methods=["POST"])])
 
@@ -216,9 +233,13 @@ def main(subject: Subject) -> None:
                 _serve(app, listener)
             return
         print(port, flush=True)  # noqa: T201
-        if subject.name in _BARE:
+        if subject.name == "socket":
+            _socket(listener)
+        elif subject.name == "writing":
+            with tempfile.TemporaryFile(dir=subject.folder) as file:
+                _serve(_writing(file.fileno()), listener)
+        else:
             _serve(_BARE[subject.name](), listener)
-        _socket(listener)
 
 
 if __name__ == "__main__":
