@@ -41,8 +41,15 @@ def score(calibration: Calibration, evidence: Tensor) -> Scores:
     return calibration.score(calibration.standardise(evidence), torch.zeros(len(evidence), dtype=torch.int64))
 
 
-def suspect(scores: Scores, names: Sequence[str], alarms: Mapping[str, Alarm], calibration: Calibration) -> Suspicion:
-    return Jury(CONFIG).suspect(scores, [0] * len(names), names, alarms, calibration)
+def suspect(
+    scores: Scores,
+    names: Sequence[str],
+    alarms: Mapping[str, Alarm],
+    calibration: Calibration,
+    *,
+    drift: bool = False,
+) -> Suspicion:
+    return Jury(CONFIG).suspect(scores, [0] * len(names), names, alarms, calibration, drift=drift)
 
 
 def alarm(scores: Scores, rows: Sequence[int], *, whole: bool) -> Alarm:
@@ -86,7 +93,7 @@ def test_no_more_clean_samples_are_held_than_the_narrow_rate_whatever_is_believe
     believed = torch.tensor([10.0, 90.0, 0.0], dtype=torch.float64)
     jury = Jury(GuardConfig(sample_rate=0.001, narrow_rate=narrow, step_rate=1e-9))
     names = ["ann"] * 5_000
-    found = jury.suspect(scores, [0] * 5_000, names, {"ann": Alarm(False, believed)}, calibration)
+    found = jury.suspect(scores, [0] * 5_000, names, {"ann": Alarm(False, believed)}, calibration, drift=False)
     share = held(found.reasons, torch.ones(5_000), Reason.PRODUCER)
     slack = 3.5 * (narrow / 5_000 + narrow / 2_000) ** 0.5
     assert share <= narrow + slack
@@ -99,6 +106,19 @@ def test_of_a_producer_that_is_hostile_throughout_all_are_held(calibration: Cali
     assert set(found.reasons) == {Reason.PRODUCER}
     assert found.producers == {"eve"}
     assert Reason.PRODUCER in found.alarms
+
+
+@pytest.mark.parametrize("names", [["eve"] * 200, [f"p{row}" for row in range(200)]], ids=["producer", "step"])
+def test_an_alarm_that_cannot_be_narrowed_holds_all(calibration: Calibration, names: Sequence[str]) -> None:
+    """Every sample is shifted a little, so that few give themselves away: without these the rest stands out still."""
+    scores = score(calibration, draw(200, seed=9) + 0.2 * SHIFT)
+    alarms = {"eve": Alarm(False, torch.tensor([70.0, 30.0, 1.0], dtype=torch.float64))} if "eve" in names else {}
+    why = Reason.PRODUCER if alarms else Reason.STEP
+    found = suspect(scores, names, alarms, calibration)
+    assert set(found.reasons) == {why}
+    assert found.producers == frozenset()  # she may be honest, and someone else among her samples
+    narrowed = suspect(scores, names, alarms, calibration, drift=True)
+    assert 0 < held(narrowed.reasons, torch.ones(200), why) < 0.6
 
 
 @pytest.mark.parametrize("whole", [True, False])

@@ -138,7 +138,7 @@ class Guard:
         if common.drift:
             scores = calibration.score(calibration.restored(common.residual, step.y), step.y)
         alarms = self.producers.observe(scores, labels, step.producers, calibration)
-        suspicion = self._jury.suspect(scores, labels, step.producers, alarms, calibration)
+        suspicion = self._jury.suspect(scores, labels, step.producers, alarms, calibration, drift=common.drift)
         corrected, fixed = x, frozenset[int]()
         if self.mode is GuardMode.WEIR:
             corrected, fixed = self._correct(x, y, suspicion.reasons, snapshot, calibration)

@@ -16,6 +16,7 @@ from weir.core.producers import MAJORITY, Alarm
 from weir.types import Reason
 
 LIKELY = 0.5  # chance of being an attack's from which on an alarm holds a sample
+QUIET = 0.05  # of clean groups stand out further than what an alarm leaves of its group may
 
 
 class Suspicion(NamedTuple):
@@ -27,11 +28,25 @@ class Suspicion(NamedTuple):
     producers: frozenset[str]
 
 
+class _Seen(NamedTuple):
+    """A step's scores and labels, and what they are held against."""
+
+    scores: Scores
+    labels: Sequence[int]
+    calibration: Calibration
+
+    def statistic(self, rows: Sequence[int]) -> float:
+        """How far these rows together stand out, as a z."""
+        mean = self.scores.normal[torch.tensor(rows, device=self.scores.normal.device)].mean(0)
+        return self.calibration.group_statistic(mean, Counter(self.labels[row] for row in rows))
+
+
 class Jury:
     """Turns calibrated scores into reasons.
 
     A step that alarms for one producer's sake must not clear the others of it, nor condemn them; and an alarm holds
-    the samples that carry it, all of a group only where most of it looks like an attack.
+    the samples that carry it. It holds all of a group where most of it looks like an attack, and where what is left
+    without those that carry it still does not look clean: who shifts every sample a little leaves none that does.
     """
 
     def __init__(self, config: GuardConfig) -> None:
@@ -44,23 +59,30 @@ class Jury:
         producers: Sequence[str],
         alarms: Mapping[str, Alarm],
         calibration: Calibration,
+        *,
+        drift: bool,
     ) -> Suspicion:
-        """Look at each sample alone, at the producers that alarm, and at what is left of the step without those."""
+        """Look at each sample alone, at the producers that alarm, and at what is left of the step without those.
+
+        In ``drift`` an alarm holds no group for what is left of it: a new world is never explained whole, and one that
+        is held instead of learned stays new.
+        """
+        seen = _Seen(scores, labels, calibration)
         bound = group_threshold(self._config.step_rate, calibration.columns)
-        statistic = left = _statistic(scores, labels, range(len(labels)), calibration)
+        statistic = left = seen.statistic(range(len(labels)))
         others = [row for row, producer in enumerate(producers) if producer not in alarms]
         if alarms:
-            left = _statistic(scores, labels, others, calibration) if others else 0.0
+            left = seen.statistic(others) if others else 0.0
         alone = (scores.score > scores.threshold).tolist()
         reasons = [Reason.SAMPLE if suspect else Reason.CLEAN for suspect in alone]
         for producer, alarm in alarms.items():
             rows = [row for row, who in enumerate(producers) if who == producer]
-            for row in rows if alarm.whole else self._carriers(scores, rows, alarm.believed):
+            for row in rows if alarm.whole else self._narrowed(seen, rows, alarm.believed, drift=drift):
                 reasons[row] = Reason.PRODUCER
         if left > bound:
             believed = mixture.update(mixture.prior(scores.ratios.shape[1]), scores.ratios[others])
             whole = mixture.suspect_share(believed) >= MAJORITY
-            for row in others if whole else self._carriers(scores, others, believed):
+            for row in others if whole else self._narrowed(seen, others, believed, drift=drift):
                 reasons[row] = Reason.STEP
         raised = [Reason.STEP] * (statistic > bound or left > bound) + [Reason.PRODUCER] * bool(alarms)
         blamed = frozenset(producer for producer, alarm in alarms.items() if alarm.whole)
@@ -68,7 +90,14 @@ class Jury:
 
     def statistic(self, scores: Scores, labels: Sequence[int], calibration: Calibration) -> float:
         """How far the step as a whole stands out: the z that ``suspect`` holds against its bound."""
-        return _statistic(scores, labels, range(len(labels)), calibration)
+        return _Seen(scores, labels, calibration).statistic(range(len(labels)))
+
+    def _narrowed(self, seen: _Seen, rows: Sequence[int], believed: Tensor, *, drift: bool) -> Sequence[int]:
+        """The rows that carry a group's alarm; all of them when the others do not look clean without those."""
+        carriers = self._carriers(seen.scores, rows, believed)
+        rest = sorted(set(rows) - set(carriers))
+        quiet = group_threshold(QUIET, seen.calibration.columns)
+        return rows if rest and not drift and seen.statistic(rest) > quiet else carriers
 
     def _carriers(self, scores: Scores, rows: Sequence[int], believed: Tensor) -> list[int]:
         """The rows that a group's alarm rests on, and no more clean ones than the narrow rate allows."""
@@ -76,8 +105,3 @@ class Jury:
         unusual = (scores.p[list(rows)] <= self._config.narrow_rate).cpu()
         chosen = (unusual & (clean < 1 - LIKELY)).tolist()
         return [row for row, carries in zip(rows, chosen, strict=True) if carries]
-
-
-def _statistic(scores: Scores, labels: Sequence[int], rows: Sequence[int], calibration: Calibration) -> float:
-    mean = scores.normal[torch.tensor(rows, device=scores.normal.device)].mean(0)
-    return calibration.group_statistic(mean, Counter(labels[row] for row in rows))
