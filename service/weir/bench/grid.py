@@ -39,6 +39,7 @@ def ci() -> list[Cell]:
     """What a change of the guard must not break: attacks that bite, clean and drifting streams."""
     return [
         *product(("clean", "accumulative", "backdoor", "drift_sudden"), CORE, (0, 1), LEARNING),
+        *product(("adaptive",), CORE, (0, 1, 2), LEARNING),
         *product(("accumulative", "label_flip"), CORE, (0, 1), SETTLED),
         *product(("accumulative",), CORE, (0, 1, 2), FROZEN),  # on so small a model one seed says little
     ]
