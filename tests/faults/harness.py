@@ -15,7 +15,7 @@ import httpx
 from tests.faults import victim
 from tests.faults.backends import Backend
 from tests.faults.digest import Run
-from tests.faults.service import Service
+from tests.faults.service import PATIENCE, Service
 from tests.faults.traffic import Traffic
 
 STEP = 20
@@ -231,7 +231,8 @@ def run_straight(backend: Backend, log: Path, environment: Mapping[str, str], *,
         with Service({**environment, **copy.environment}, place / "log") as service:
             service.start()
             service.wait_until_it_listens()
-            service.wait(lambda: _position(service) >= tail, "learn the log")
+            # A slow machine has both the longer log, since its deaths take longer, and the longer way through it.
+            service.wait(lambda: _position(service) >= tail, "learn the log", seconds=PATIENCE + tail)
             service.stop()
         with copy.stores() as stores:
             return Run.read(stores, numbered=numbered)
