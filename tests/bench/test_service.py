@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from weir.bench import ingest, load, predict, startup
+from weir.bench import ingest, load, predict, startup, weir_server
 from weir.bench.__main__ import app
-from weir.bench.served import served
 from weir.bench.subjects import Subject, running
 from weir.errors import InvalidSetting, ServiceUnavailable
 from weir.types import ServiceRole
@@ -144,7 +143,7 @@ def test_a_replica_without_a_redis_server_is_left_out_and_named(
 
 
 def test_a_service_that_does_not_get_ready_says_why(tmp_path: Path) -> None:
-    with pytest.raises(ServiceUnavailable, match="burnin"), served({"data": tmp_path / "empty"}):
+    with pytest.raises(ServiceUnavailable, match="burnin"), weir_server.running({"data": tmp_path / "empty"}):
         pass
 
 

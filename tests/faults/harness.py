@@ -15,7 +15,7 @@ import httpx
 from tests.faults import victim
 from tests.faults.backends import Backend
 from tests.faults.digest import Run
-from tests.faults.service import PATIENCE, Service
+from tests.faults.service import Service
 from tests.faults.traffic import Traffic
 
 STEP = 20
@@ -231,11 +231,22 @@ def run_straight(backend: Backend, log: Path, environment: Mapping[str, str], *,
         with Service({**environment, **copy.environment}, place / "log") as service:
             service.start()
             service.wait_until_it_listens()
-            # A slow machine has both the longer log, since its deaths take longer, and the longer way through it.
-            service.wait(lambda: _position(service) >= tail, "learn the log", seconds=PATIENCE + tail)
+            _learn(service, tail)
             service.stop()
         with copy.stores() as stores:
             return Run.read(stores, numbered=numbered)
+
+
+def _learn(service: Service, tail: int) -> None:
+    """Wait until the log is learned up to here: on a slow machine that takes long, but it never stands still."""
+    learned = -1
+
+    def goes_on() -> bool:
+        return _position(service) > learned
+
+    while learned < tail:
+        service.wait(goes_on, "learn on")
+        learned = _position(service)
 
 
 def run(

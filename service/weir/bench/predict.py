@@ -20,9 +20,8 @@ from urllib.parse import urlsplit
 import httpx
 
 from weir import codec, config, folder
-from weir.bench import redis_server
+from weir.bench import redis_server, weir_server
 from weir.bench.load import Load, drive, request
-from weir.bench.served import served
 from weir.bench.subjects import armed, samples
 from weir.bench.traffic import hardware, versions
 from weir.core import EngineConfig
@@ -46,7 +45,7 @@ class Plan:
     shape: tuple[int, ...] = (64,)
     connections: tuple[int, ...] = (1, 4)
     rounds: int = 3
-    seconds: float = 2.0
+    seconds: float = 1.5
     waiting: int = 2000
 
 
@@ -126,12 +125,12 @@ def _serving(plan: Plan, role: ServiceRole, *, waiting: int) -> Iterator[str]:
         learner = {"data": Path(place) / "data", "log_max_batches": plan.waiting + 1}
         if role == "all":
             _prepare(learner, plan, waiting)
-            yield stack.enter_context(served(learner))
+            yield stack.enter_context(weir_server.running(learner))
             return
         over = {"redis_url": f"unix://{stack.enter_context(redis_server.running(Path(place)))}"}
         _prepare(learner | over, plan, waiting)
-        stack.enter_context(served({**learner, **over, "role": "learner"}))
-        yield stack.enter_context(served({**over, "role": "api"}))
+        stack.enter_context(weir_server.running({**learner, **over, "role": "learner"}))
+        yield stack.enter_context(weir_server.running({**over, "role": "api"}))
 
 
 def _prepare(settings: Mapping[str, Any], plan: Plan, waiting: int) -> None:

@@ -41,7 +41,7 @@ def ingest(
 
 def predict(
     rounds: Rounds = 3,
-    seconds: Seconds = 2.0,
+    seconds: Seconds = 1.5,
     waiting: Annotated[int, typer.Option(help="Batches of 100 samples that the learner has before it.", min=1)] = 2000,
     json_file: JsonFile = None,
 ) -> None:

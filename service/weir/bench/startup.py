@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from weir.bench.served import WEIR, served
+from weir.bench import weir_server
 from weir.bench.traffic import hardware, versions
 
 
@@ -31,10 +31,10 @@ def measure(plan: Plan, progress: Callable[[int], None] = lambda done: None) -> 
     with tempfile.TemporaryDirectory(prefix="weir-startup-") as place:
         data = Path(place) / "data"
         options = ("digits", "--samples", str(plan.samples), "--data", str(data))
-        subprocess.run([*WEIR, "burnin", *options], check=True, capture_output=True)
+        subprocess.run([*weir_server.WEIR, "burnin", *options], check=True, capture_output=True)
         starts: dict[str, Callable[[], float]] = {
             "python, nothing else": lambda: _ended(sys.executable, "-c", "pass"),
-            "weir --help": lambda: _ended(*WEIR, "--help"),
+            "weir --help": lambda: _ended(*weir_server.WEIR, "--help"),
             "python, import torch": lambda: _ended(sys.executable, "-c", "import torch"),
             "weir serve, until it is ready": lambda: _ready(data),
         }
@@ -83,5 +83,5 @@ def _ended(*command: str) -> float:
 def _ready(data: Path) -> float:
     """Seconds from the start of the process until ``/health/ready`` answers 200."""
     began = time.perf_counter()
-    with served({"data": data}):
+    with weir_server.running({"data": data}):
         return time.perf_counter() - began

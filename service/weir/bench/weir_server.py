@@ -20,7 +20,7 @@ _PAUSE = 0.005  # between two looks at it
 
 
 @contextmanager
-def served(settings: Mapping[str, object]) -> Iterator[str]:
+def running(settings: Mapping[str, object]) -> Iterator[str]:
     """The service with these settings, by name, on a free port and ready: gives its address.
 
     Raises ServiceUnavailable, with the end of its log, when it does not get there.
@@ -49,7 +49,7 @@ def _ready(process: subprocess.Popen[bytes], log: IO[str], deadline: float) -> s
                 return address
             time.sleep(_PAUSE)
     log.seek(0)
-    raise ServiceUnavailable(f"weir serve was not ready within {_PATIENCE:g} s:\n{log.read()[-2000:]}")
+    raise ServiceUnavailable(f"weir serve ended, or was not ready within {_PATIENCE:g} s:\n{log.read()[-2000:]}")
 
 
 def _address(log: IO[str]) -> str | None:
