@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _QUICK_SECONDS = 0.001
@@ -13,10 +13,13 @@ class Pace:
     """What is known of the model's speed; one event loop asks, any thread may measure.
 
     A thread costs more than a quick prediction takes, and often begins on the learner's core, where it waits for the
-    scheduler's next turn. So many samples as were predicted within a millisecond do not get one.
+    scheduler's next turn. So many samples as were predicted within a millisecond do not get one. The clock gives the
+    CPU seconds of the thread that asks: what a prediction waits for, the learner included, says nothing of the
+    model.
     """
 
     def __init__(self) -> None:
+        self.clock: Callable[[], float] = time.thread_time
         self._most = 0
 
     def is_quick(self, samples: int) -> bool:
@@ -26,9 +29,9 @@ class Pace:
     @contextmanager
     def measured(self, samples: int) -> Iterator[None]:
         """Learn from a prediction of so many samples, made in this block by this thread."""
-        began = time.thread_time()  # what it waits for, the learner included, says nothing of the model
+        began = self.clock()
         yield
-        self.learn(samples, time.thread_time() - began)
+        self.learn(samples, self.clock() - began)
 
     def learn(self, samples: int, seconds: float) -> None:
         """Learn that so many samples took so many seconds of CPU."""
