@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from weir.core.network import Network
+from weir.core.network import PASS_BYTES, Network
 from weir.core.snapshots import scoring
 from weir.types import Arithmetic, InputSpec, Recipe
 
@@ -148,3 +148,31 @@ def test_a_snapshot_scores_as_its_weights_do_in_any_arithmetic(
         assert plain.features is not None
         assert scored.features is not None
         assert float((scored.features - plain.features).abs().max() / plain.features.abs().max()) < error
+
+
+@pytest.mark.parametrize("n", [1, 5, 12, 13])
+def test_large_samples_go_forward_some_at_a_time_and_nothing_else_changes(
+    image_recipe: Recipe, monkeypatch: pytest.MonkeyPatch, n: int
+) -> None:
+    whole = Network(image_recipe, seed=1)
+    monkeypatch.setattr("weir.core.network.PASS_BYTES", PASS_BYTES // (whole.samples_together // 5))
+    network, passed = Network(image_recipe, seed=1), list[int]()
+    assert network.samples_together == 5
+    network.module.register_forward_pre_hook(lambda module, inputs: passed.append(len(inputs[0])))
+    x = network.prepare(torch.rand(n, 1, 8, 8, generator=torch.Generator().manual_seed(n)))
+    outputs, expected = network.outputs(x), whole.outputs(x)
+    assert sum(passed) == n
+    assert max(passed) <= 5
+    assert outputs.features is not None
+    assert expected.features is not None
+    torch.testing.assert_close(outputs.logits, expected.logits)
+    torch.testing.assert_close(outputs.features, expected.features)
+    for one in (outputs, expected):
+        nn.functional.cross_entropy(one.logits, torch.zeros(n, dtype=torch.int64)).backward()
+    for mine, others in zip(network.module.parameters(), whole.module.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, others.grad)
+
+
+def test_more_samples_go_forward_at_a_time_where_each_makes_less(image_recipe: Recipe) -> None:
+    narrow, wide = (Network(replace(image_recipe, options={"width": width})) for width in (8, 16))
+    assert narrow.samples_together == 2 * wide.samples_together

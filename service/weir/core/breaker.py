@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from weir.core.config import BreakerConfig
 from weir.core.judgement import Judgement
+from weir.core.producers import rows_of
 from weir.types import BreakerPolicy, State, Verdict
 
 MEMORY = 1_000.0  # samples of a producer after which older ones have faded: one bad step opens nothing
@@ -29,10 +30,13 @@ class Breaker:
 
     def observe(self, judged: Judgement, producers: Sequence[str], step: int) -> None:
         """Count what becomes of one step's samples, and open if it is too much."""
-        for producer, verdict in zip(producers, judged.verdicts, strict=True):
+        refused = [verdict.verdict is Verdict.QUARANTINE for verdict in judged.verdicts]
+        for producer, rows in rows_of(producers).items():
             held, seen, _ = self._votes.get(producer, (0.0, 0.0, 0))
-            kept = min(1.0, (MEMORY - 1) / seen) if seen else 0.0
-            self._votes[producer] = (held * kept + (verdict.verdict is Verdict.QUARANTINE), seen * kept + 1, step)
+            for row in rows:
+                kept = min(1.0, (MEMORY - 1) / seen) if seen else 0.0
+                held, seen = held * kept + refused[row], seen * kept + 1
+            self._votes[producer] = held, seen, step
             self._votes.move_to_end(producer)
             if len(self._votes) > MOST_PRODUCERS:
                 self._votes.popitem(last=False)

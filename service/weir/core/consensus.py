@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from weir.core.calibration import Calibration, group_threshold
+from weir.core.producers import rows_of
 from weir.types import State
 
 MEMORY = 50.0  # samples of a producer after which older ones have faded
@@ -86,10 +87,8 @@ class Consensus:
     ) -> Common:
         """Take in one step's residuals (n, k), and take out of them what each producer's others show as well."""
         residual_cpu = residual.double().cpu()
-        rows_of: dict[str, list[int]] = {}
-        for row, producer in enumerate(producers):
-            rows_of.setdefault(producer, []).append(row)
-        for name, rows in rows_of.items():
+        sent = rows_of(producers)
+        for name, rows in sent.items():
             self._take(name, residual_cpu[rows], step)
         asked = self._asked(step)
         if len(asked) <= OTHERS:
@@ -98,7 +97,7 @@ class Consensus:
         place = {name: row for row, name in enumerate(asked)}
         explained = residual_cpu.clone()
         drift = False
-        for name, rows in rows_of.items():
+        for name, rows in sent.items():
             shift, spread = (middle.without(place.get(name)) for middle in (means, spreads))
             shift = torch.where(shift > self._bound([labels[row] for row in rows], calibration), shift, 0.0)
             # Nobody is excused further than he moved himself, nor for a world that became easier.

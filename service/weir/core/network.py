@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -20,6 +21,9 @@ Weights = Mapping[str, Tensor]
 
 
 CHECKED = 4  # samples
+# What the largest tensor of a pass on a CPU may take. Far larger ones are given back to the system by the C library and
+# asked for again, layer after layer, and to touch new pages costs as much as the arithmetic: performance-notes.md.
+PASS_BYTES = 16 * 1024 * 1024
 
 
 class Outputs(NamedTuple):
@@ -34,13 +38,17 @@ class Outputs(NamedTuple):
 
 
 class Network:
-    """A model on one device; in eval mode except inside ``training()``."""
+    """A model on one device; in eval mode except inside ``training()``.
+
+    ``samples_together`` is how many it sends forward at a time.
+    """
 
     def __init__(self, recipe: Recipe, *, device: str = "cpu", seed: int = 0) -> None:
         self.recipe = recipe
         self.device = torch.device(device)
         self.module = build(recipe, seed=seed).to(self.device).eval()
         self.prepare = Preparation(recipe.inputs, self.device)
+        self.samples_together = self._samples_together()
         self._features: Tensor | None = None
         classes = recipe.inputs.classes
         heads = [m for m in self.module.modules() if isinstance(m, nn.Linear) and m.out_features == classes]
@@ -51,7 +59,17 @@ class Network:
         self._features = inputs[0] if inputs[0].ndim == 2 else None
 
     def outputs(self, x: Tensor, weights: Weights | None = None) -> Outputs:
-        """Eval-mode outputs for prepared ``x``, in float32, with the model's own weights or in those of a snapshot."""
+        """Eval-mode outputs for prepared ``x``, in float32, with the model's own weights or in those of a snapshot.
+
+        On a CPU large samples go forward some at a time, so none may depend on which others are there.
+        """
+        passes = -(-len(x) // self.samples_together)
+        if passes <= 1:
+            return self._pass(x, weights)
+        logits, features = zip(*(self._pass(part, weights) for part in x.chunk(passes)), strict=True)
+        return Outputs(torch.cat(logits), None if features[0] is None else torch.cat(features))
+
+    def _pass(self, x: Tensor, weights: Weights | None) -> Outputs:
         if weights is None:
             logits = self.module(x)
         else:
@@ -91,6 +109,23 @@ class Network:
         untouched = all(torch.equal(tensor, before[name]) for name, tensor in self.module.state_dict().items())
         self.load(before)
         return same and untouched
+
+    def _samples_together(self) -> int:
+        """How many samples may go forward at a time."""
+        if self.device.type != "cpu":
+            return sys.maxsize
+        sizes, x = [1], self._any_samples()
+
+        def note(layer: nn.Module, inputs: object, made: object) -> None:
+            if isinstance(made, Tensor):
+                sizes.append(made.nbytes)
+
+        hooks = [layer.register_forward_hook(note) for layer in self.module.modules()]
+        with torch.no_grad(), seeded(0, self.device):
+            self.module(x)
+        for hook in hooks:
+            hook.remove()
+        return max(1, PASS_BYTES * len(x) // max(sizes))
 
     def _any_samples(self) -> Tensor:
         inputs = self.recipe.inputs

@@ -100,7 +100,7 @@ class Producers:
         """Take one step's scores with the label and the producer of each row; returns who alarms."""
         self._measured_in(calibration.columns)
         alarms = {}
-        for producer, rows in _rows_of(producers).items():
+        for producer, rows in rows_of(producers).items():
             record = self._record(producer)
             chunk = _Chunk.of(scores, labels, rows)
             believed = self._believe(record, scores.ratios[rows])
@@ -116,7 +116,7 @@ class Producers:
     ) -> float:
         """The largest z that the newest samples of any producer would have, were this step's scores observed."""
         highest = -math.inf
-        for producer, rows in _rows_of(producers).items():
+        for producer, rows in rows_of(producers).items():
             known = self._records.get(producer, _Record())
             trial = _Record(deque(known.chunks), Counter(known.classes))
             trial.take(_Chunk.of(scores, labels, rows), self._config.producer_window)
@@ -125,11 +125,12 @@ class Producers:
 
     def count(self, producers: Sequence[str], verdicts: Sequence[SampleVerdict]) -> None:
         """Count what became of one step's samples."""
-        for producer, verdict in zip(producers, verdicts, strict=True):
+        became = Counter(zip(producers, (verdict.verdict for verdict in verdicts), strict=True))
+        for (producer, verdict), count in became.items():
             record = self._record(producer)
-            record.seen += 1
-            record.held += verdict.verdict is Verdict.QUARANTINE
-            record.corrected += verdict.verdict is Verdict.CORRECT
+            record.seen += count
+            record.held += count * (verdict is Verdict.QUARANTINE)
+            record.corrected += count * (verdict is Verdict.CORRECT)
 
     def report(self) -> tuple[ProducerReport, ...]:
         """Every known producer's record, least recently seen first.
@@ -245,9 +246,9 @@ class Producers:
         return math.log(columns / self._config.producer_rate) / (2 * ALLOWANCE)
 
 
-def _rows_of(producers: Sequence[str]) -> dict[str, list[int]]:
-    """The rows of a step by who sent them."""
-    rows_of: dict[str, list[int]] = {}
+def rows_of(producers: Sequence[str]) -> dict[str, list[int]]:
+    """The rows of a step by who sent them, in the order in which they are heard of first."""
+    rows: dict[str, list[int]] = {}
     for row, producer in enumerate(producers):
-        rows_of.setdefault(producer, []).append(row)
-    return rows_of
+        rows.setdefault(producer, []).append(row)
+    return rows
