@@ -168,7 +168,7 @@ def test_large_samples_go_forward_some_at_a_time_and_nothing_else_changes(
     torch.testing.assert_close(outputs.logits, expected.logits)
     torch.testing.assert_close(outputs.features, expected.features)
     for one in (outputs, expected):
-        nn.functional.cross_entropy(one.logits, torch.zeros(n, dtype=torch.int64)).backward()
+        nn.functional.cross_entropy(one.logits, torch.zeros(n, dtype=torch.int64)).backward()  # type: ignore[no-untyped-call]
     for mine, others in zip(network.module.parameters(), whole.module.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, others.grad)
 
