@@ -96,8 +96,8 @@ def measure(plan: Plan, progress: Callable[[int], None] = lambda done: None) -> 
         for offset in range(len(subjects)):
             subjects[(number + offset) % len(subjects)].update(step, counted=number >= plan.warmup)
         progress(number + 1)
-    per_sample = flops_forward(plain.module, step.x) / plan.batch
-    rows = [asdict(subject.row(subjects[0], per_sample, peak_flops(plan.device))) for subject in subjects]
+    per_sample, peak = flops_forward(plain.module, step.x) / plan.batch, peak_flops(plan.device)
+    rows = [asdict(subject.row(subjects[0], per_sample, peak)) for subject in subjects]
     return traffic.result("overhead", asdict(plan), rows, plan.device)
 
 
