@@ -184,6 +184,13 @@ def test_a_veto_is_counted_and_a_passed_gate_is_not(metrics: Metrics) -> None:
     assert value(metrics, "weir_vetoes_total") == 1
 
 
+def test_a_step_of_which_a_part_was_kept_is_counted_and_one_of_which_none_was_is_not(metrics: Metrics) -> None:
+    for vetoed in (False, True):
+        metrics.observe(dataclasses.replace(REPORT, gate=GateReport(0.1, 1.0, 2.0, vetoed=vetoed, share=0.25)))
+    metrics.observe(dataclasses.replace(REPORT, gate=GateReport(0.1, 1.0, 2.0)))
+    assert value(metrics, "weir_steps_shortened_total") == 1
+
+
 def test_the_gate_shows_its_evidence_and_none_where_no_step_was_tried(metrics: Metrics) -> None:
     metrics.observe(dataclasses.replace(REPORT, gate=GateReport(0.1, 4.0, 2.0, vetoed=True)))
     assert (value(metrics, "weir_gate_statistic"), value(metrics, "weir_gate_threshold")) == (4.0, 2.0)

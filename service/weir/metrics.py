@@ -109,6 +109,9 @@ class Metrics(DoorMetrics):
         self._suspected = self._counter("poison_suspected", "Suspected samples by reason.", "reason", suspicions)
         self._alarms = self._counter("alarms", "Steps that raised an alarm over many samples.", "reason", _ALARMS)
         self._vetoes = Counter("weir_vetoes", "Steps that the gate undid.", registry=self.registry)
+        self._shortened = Counter(
+            "weir_steps_shortened", "Steps in drift of which the gate kept a part.", registry=self.registry
+        )
         self._drift = Counter(
             "weir_drift_suspected", "Steps at which producers changed together.", registry=self.registry
         )
@@ -132,6 +135,7 @@ class Metrics(DoorMetrics):
         """Count one step."""
         self._steps.inc()
         self._vetoes.inc(report.vetoed)
+        self._shortened.inc(report.gate is not None and report.gate.shortened)
         self._drift.inc(report.drift)
         self._declines.inc(report.gate is not None and report.gate.declined)
         for reason in report.alarms:

@@ -181,7 +181,7 @@ class GateReport:
 
     Without a statistic a glance was enough: ``harm`` is then of some of the samples, since each was last looked at.
     ``declined`` says that the model has become worse than its best, however slowly; ``rolled_back`` that it has been
-    put back there.
+    put back there. ``share`` is how much of the step was tested last: in drift less is tried before none is kept.
     """
 
     harm: float
@@ -190,6 +190,12 @@ class GateReport:
     vetoed: bool = False
     declined: bool = False
     rolled_back: bool = False
+    share: float = 1.0
+
+    @property
+    def shortened(self) -> bool:
+        """Whether a part of the step was kept and not all of it."""
+        return self.share < 1 and not (self.vetoed or self.rolled_back)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from weir.core import consensus as module
-from weir.core.calibration import Calibration, Trusted
-from weir.core.consensus import ACTIVE, ESTABLISHED, Common, Consensus, Middle
+from weir.core.calibration import Calibration, Scores, Trusted
+from weir.core.consensus import ACTIVE, ESTABLISHED, WITNESSES, Common, Consensus, Middle
 from weir.types import State
 
 RATE = 0.001
@@ -228,6 +228,100 @@ def test_what_is_over_is_forgotten(calibration: Calibration) -> None:
     calm = [explain(consensus, rows([0.0] * 5, seed=step), NAMES, step, calibration).drift for step in range(10, 30)]
     assert calm[0]
     assert not any(calm[-8:])
+
+
+def test_who_is_excused_anew_is_told_once_and_again_only_after_a_long_calm(calibration: Calibration) -> None:
+    consensus = Consensus(rate=RATE, most=100)
+
+    def told(shift: float, step: int) -> Common:
+        common = explain(consensus, rows([shift] * 5, seed=step), NAMES, step, calibration)
+        settle(consensus, [0.0] * 5, common.excused, step)
+        return common
+
+    shaken = [told(2.0, step) for step in range(5)]
+    assert [common.newly for common in shaken] == [(), (), tuple(NAMES), (), ()]
+    assert shaken[-1].excused == tuple(NAMES)
+    for step in range(5, 5 + ACTIVE):
+        told(0.0, step)
+    assert [name for step in range(200, 204) for name in told(2.0, step).newly] == NAMES
+
+
+def scores(shifts: Sequence[float], *, seed: int) -> Scores:
+    """Ten scores of each producer: two normal scores that are shifted, and ratios of exp(shift) on average."""
+    generator = torch.Generator().manual_seed(seed)
+    shift = torch.tensor(shifts).repeat_interleave(EACH)[:, None]
+    nothing = torch.zeros(len(shift))
+    return Scores(
+        score=nothing,
+        p=nothing + 0.5,
+        threshold=nothing + 1,
+        normal=shift + torch.randn(len(shift), 2, generator=generator),
+        ratios=shift.exp() * torch.rand(len(shift), 2, generator=generator) * 2,
+    )
+
+
+def settle(
+    consensus: Consensus, shifts: Sequence[float], excused: Sequence[str], step: int, names: Sequence[str] = NAMES
+) -> tuple[Scores, Scores]:
+    """Scores of one step before and after."""
+    before = scores(shifts, seed=step)
+    return before, consensus.settle(before, excused, owners(names[: len(shifts)]), step)
+
+
+def settled(shifts: Sequence[float], *, excused: Sequence[str] = NAMES, steps: int = 12) -> tuple[Tensor, Tensor]:
+    """Mean normal scores and ratios (producers, 2) after settling, of all steps but the first five."""
+    consensus = Consensus(rate=RATE, most=100)
+    found = [settle(consensus, shifts, excused, step)[1] for step in range(steps)][5:]
+    shape = (len(found), len(shifts), EACH, 2)
+    normal, ratios = (torch.stack([getattr(one, what) for one in found]).view(shape) for what in ("normal", "ratios"))
+    return normal.mean((0, 2)), ratios.mean((0, 2))
+
+
+def test_what_the_scores_have_in_common_in_a_new_world_is_taken_out_of_them() -> None:
+    normal, ratios = settled([1.0] * 5)
+    assert bool((normal.abs() < 0.35).all())
+    assert bool((ratios < 1.4).all())
+
+
+def test_who_stands_out_in_a_new_world_too_keeps_what_the_others_do_not_show() -> None:
+    normal, ratios = settled([1.0, 1.0, 1.0, 1.0, 4.0])
+    assert float(normal[-1].mean()) == pytest.approx(3.0, abs=0.3)
+    assert float(ratios[-1].mean()) == pytest.approx(torch.tensor(3.0).exp(), rel=0.25)
+    assert bool((normal[:-1].abs() < 0.35).all())
+
+
+def test_nobody_is_settled_beyond_himself_nor_upwards() -> None:
+    normal, ratios = settled([1.0, 1.0, 1.0, 1.0, -1.0])
+    assert float(normal[-1].mean()) == pytest.approx(-1.0, abs=0.3)
+    assert bool((ratios[-1] < 1).all())
+    normal, ratios = settled([-1.0] * 5)
+    assert bool((normal < -0.7).all())
+
+
+def test_one_witness_is_not_enough_and_who_is_not_excused_is_none() -> None:
+    normal, _ = settled([1.0] * 5, excused=NAMES[:WITNESSES])
+    assert bool((normal > 0.65).all())
+    normal, _ = settled([1.0] * 5, excused=NAMES[: WITNESSES + 1])
+    assert bool((normal[: WITNESSES + 1] < 0.5).all())
+    assert bool((normal[WITNESSES + 1 :] > 0.65).all())
+
+
+def test_a_restart_goes_on_settling_alike() -> None:
+    one, other = Consensus(rate=RATE, most=100), Consensus(rate=RATE, most=100)
+    for step in range(5):
+        settle(one, [1.0] * 5, NAMES, step)
+    state = one.state()
+    other.load_state(State(dict(state.tensors), json.loads(json.dumps(dict(state.values)))))
+    before, after = settle(one, [1.0] * 5, NAMES, 5)
+    assert torch.equal(settle(other, [1.0] * 5, NAMES, 5)[1].normal, after.normal)
+    assert not torch.equal(before.normal, after.normal)
+    older = State(
+        {name: tensor for name, tensor in state.tensors.items() if "/" not in name},
+        {name: value for name, value in state.values.items() if name != "scores"},
+    )
+    other.load_state(older)  # as earlier versions wrote it
+    before, after = settle(other, [1.0] * 2, NAMES[:2], 6)
+    assert torch.equal(before.normal, after.normal)
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 5, 8, 31])

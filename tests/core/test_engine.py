@@ -14,7 +14,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from weir.core import CorrectionConfig, Engine, EngineConfig, GateConfig, GuardConfig, LearnerConfig, SnapshotConfig
+from weir.core import (
+    CorrectionConfig,
+    Engine,
+    EngineConfig,
+    GateConfig,
+    GuardConfig,
+    LearnerConfig,
+    SnapshotConfig,
+    transaction,
+)
 from weir.errors import InvalidProbe
 from weir.types import (
     DeclinePolicy,
@@ -422,6 +431,42 @@ def test_memory_stays_flat(world: World, parts: dict[str, Any], steps: int) -> N
     assert objects_after - objects < 500
     assert resident_after - resident < 8 * 2**20
     assert values_after < 1.2 * values
+
+
+def drifting(world: World, number: int) -> Step:
+    """Samples of five producers, all of them noisier than before."""
+    x, y = world.samples(60, seed=number, spread=0.24)
+    return replace(world.of(number, x, y), producers=[f"p{row % 5}" for row in range(60)])
+
+
+def test_in_drift_as_much_of_a_step_is_kept_as_the_gate_lets_pass(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of a step, or a quarter, that is too long; without that it would be undone. A repeat does the same."""
+    rough: dict[str, Any] = {"learner": LearnerConfig(lr=6.0), "guard": GuardConfig(sample_rate=0.05, step_rate=1e-3)}
+    engine, again = world.engine(**rough), world.engine(**rough)
+    shares = []
+    for number in range(1, 11):
+        state = through_json(engine.state())
+        report = engine.process(drifting(world, number))
+        if report.gate is None or not report.drift:
+            continue
+        assert report.gate.statistic is not None
+        assert report.gate.threshold is not None
+        assert report.gate.statistic <= report.gate.threshold
+        assert report.updated
+        shares.append(report.gate.share)
+        again.load_state(state)
+        assert again.process(drifting(world, number)).gate == report.gate
+        assert weights(again) == weights(engine)
+        if report.gate.share < 1:
+            with monkeypatch.context() as patch:
+                patch.setattr(transaction, "HALVINGS", 0)
+                again.load_state(state)
+                assert again.process(drifting(world, number)).vetoed
+    assert len(shares) >= 7
+    assert min(shares) < 1
+    assert set(shares) <= {0.5**halvings for halvings in range(transaction.HALVINGS + 1)}
 
 
 def test_three_vetoes_in_a_row_bring_the_velocity_to_rest(world: World) -> None:

@@ -181,8 +181,11 @@ def test_under_drift_a_decline_raises_its_alarm_and_nothing_else() -> None:
     assert not any(report.vetoed or report.rolled_back for report in reports)
 
 
-def test_under_drift_a_step_that_hurts_at_once_is_still_undone() -> None:
-    assert Gate(GateConfig()).test(BEFORE, BEFORE + 0.5 + noise(8, 0.02), drift=True).vetoed
+@pytest.mark.parametrize(("harm", "usually", "in_drift"), [(0.01, False, False), (0.3, True, False), (0.7, True, True)])
+def test_in_drift_a_step_may_hurt_more_and_not_without_bound(harm: float, usually: bool, in_drift: bool) -> None:
+    after = BEFORE + harm + noise(8, 0.02)
+    vetoed = [Gate(GateConfig()).test(BEFORE, after, drift=drift).vetoed for drift in (False, True)]
+    assert vetoed == [usually, in_drift]
 
 
 def test_passing_says_whether_the_model_is_the_best_so_far() -> None:

@@ -83,6 +83,32 @@ def test_the_first_step_is_undone_without_a_momentum_left_behind(
     assert one.bits() == other.bits()
 
 
+@pytest.mark.parametrize("steps", [0, 2])
+def test_half_of_a_step_is_halfway_in_weights_and_in_momentum(
+    noisy_world: World, given: tuple[Tensor, Tensor], steps: int
+) -> None:
+    """Without an earlier step the momentum before is nought; what counts steps has counted this one."""
+    bench = Bench(noisy_world.recipe, **FULL)
+    for seed in range(steps):
+        bench.learner.step(*given, seed=seed)
+    before = bench.learner.capture()
+    bench.learner.step(*given, seed=9)
+    whole = bench.learner.capture()
+    bench.learner.halve(before)
+    half = bench.learner.capture()
+    for name, tensor in half.weights.items():
+        counts = not tensor.is_floating_point()
+        expected = whole.weights[name] if counts else (before.weights[name] + whole.weights[name]) / 2
+        torch.testing.assert_close(tensor, expected)
+    assert half.optimizer.keys() == whole.optimizer.keys()
+    for place, held in half.optimizer.items():
+        was = before.optimizer[place]["momentum_buffer"] if steps else torch.zeros(())
+        torch.testing.assert_close(held["momentum_buffer"], (was + whole.optimizer[place]["momentum_buffer"]) / 2)
+    assert half.updates == steps + 1
+    bench.learner.restore(before)
+    assert bench.learner.updates == steps
+
+
 def test_a_restored_copy_is_not_changed_by_later_steps(noisy_world: World, given: tuple[Tensor, Tensor]) -> None:
     bench = Bench(noisy_world.recipe, **FULL)
     bench.learner.step(*given, seed=1)

@@ -305,3 +305,15 @@ def test_only_who_was_seen_since_is_reported_anew(calibration: Calibration) -> N
     observe(producers, scores(1, seed=1), ["bob"], calibration)
     assert all(one is other for one, other in zip(producers.report(), (ann, cid), strict=False))
     assert record(producers, "bob") != bob
+
+
+def test_clearing_one_takes_its_evidence_alone(calibration: Calibration) -> None:
+    producers = Producers(GuardConfig())
+    for seed in range(5):
+        observe(producers, scores(40, seed=seed, shift=3.0), ["eve"] * 20 + ["fay"] * 20, calibration)
+    producers.count(["eve"] * 2, [SampleVerdict(Verdict.QUARANTINE, Reason.PRODUCER)] * 2)
+    producers.clear(["eve", "nobody yet"])
+    found = record(producers, "eve")
+    assert (found.seen, found.held, found.standing, found.sequential_score) == (2, 2, Standing.GOOD, None)
+    assert standing(producers)["fay"] is Standing.SUSPENDED
+    assert not observe(producers, scores(20, seed=9), ["eve"] * 20, calibration)

@@ -93,6 +93,7 @@ class GateConfig(Tunables):
     enabled: bool = tunable(True, "test every tentative step and undo it when it hurts")
     rate: float = tunable(0.005, "share of harmless steps that may be undone", low=1e-9, high=0.5)
     tolerance: float = tunable(0.02, "mean harm that one step may do, nats of loss", low=0.0)
+    drift_tolerance: float = tunable(0.5, "the same while producers change together, and unlearning is due", low=0.0)
     decline: float = tunable(0.05, "mean harm that all steps since the best may do together, nats of loss", low=0.0)
     turns: int = tunable(4, "steps in which a glance goes through the gate's samples; 1: test each step on all", low=1)
     decline_policy: DeclinePolicy = tunable(

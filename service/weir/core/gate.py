@@ -64,13 +64,15 @@ class Gate:
     def test(self, before: Tensor, after: Tensor, *, drift: bool = False) -> GateReport:
         """Judge a tentative step by its losses per sample (n,), nats; ``harm`` is the mean of after − before.
 
-        Under ``drift`` a decline raises its alarm and nothing else: the probe set describes an older world.
+        Under ``drift`` the probe set describes an older world, which the new one may contradict: a step may do more
+        harm to it, ``drift_tolerance``, and a decline raises its alarm and nothing else.
         """
         if self._best is None:
             self._best = before.clone()
         threshold = self._threshold(len(before))
         harm = float((after - before).mean())
-        statistic = paired_statistic(after - before, self._config.tolerance)
+        tolerance = self._config.drift_tolerance if drift else self._config.tolerance
+        statistic = paired_statistic(after - before, tolerance)
         decline = paired_statistic(after - self._best, self._config.decline)
         acts = self._config.decline_policy is not DeclinePolicy.ALARM and not drift
         if acts and harm > 0:  # a model that is below its best already must still be allowed to recover

@@ -137,6 +137,8 @@ class Guard:
         common = self._consensus.explain(residual, labels, step.producers, step.number, calibration)
         if common.drift:
             scores = calibration.score(calibration.restored(common.residual, step.y), step.y)
+            scores = self._consensus.settle(scores, common.excused, step.producers, step.number)
+            self.producers.clear(common.newly)  # what they were seen to change before others did was the world's
         alarms = self.producers.observe(scores, labels, step.producers, calibration)
         suspicion = self._jury.suspect(scores, labels, step.producers, alarms, calibration, drift=common.drift)
         corrected, fixed = x, frozenset[int]()
@@ -337,6 +339,7 @@ class Guard:
         attacks = list(self._vaccine.names) if self._vaccine else []
         if attacks != self._attacks:
             self.producers.forget()  # its columns mean something else now
+            self._consensus.forget()
         self._attacks = attacks
 
     def _use(self, trusted: Trusted) -> Calibration:

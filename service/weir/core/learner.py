@@ -136,6 +136,17 @@ class Learner:
         self._optimizer.momenta = {index: held["momentum_buffer"].clone() for index, held in before.optimizer.items()}
         self.updates = before.updates
 
+    def halve(self, before: Before) -> None:
+        """Go half of the way back to ``before``, momentum included: what is left is a step of half the rate."""
+        now = self.capture()
+        halved = {name: _halfway(before.weights[name], tensor) for name, tensor in now.weights.items()}
+        self._network.load(halved)
+        nothing: dict[str, Tensor] = {}
+        self._optimizer.momenta = {
+            index: momentum.lerp(before.optimizer.get(index, nothing).get("momentum_buffer", torch.zeros(())), 0.5)
+            for index, momentum in self._optimizer.momenta.items()
+        }
+
     def come_to_rest(self) -> None:
         """Forget the momentum of the steps so far; the weights stay."""
         self._optimizer.momenta.clear()
@@ -147,6 +158,11 @@ class Learner:
     def load_state(self, state: State) -> None:
         """Replace weights, optimizer state and the count of updates."""
         self.restore(Before.from_state(state, self._network.device))
+
+
+def _halfway(before: Tensor, now: Tensor) -> Tensor:
+    """The mean of two tensors; counters stay what they are now."""
+    return now.lerp(before, 0.5) if now.is_floating_point() else now
 
 
 def copied(tensors: Mapping[str, Tensor], into: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, OrderedDict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -177,6 +177,12 @@ class Producers:
     def forget(self) -> None:
         """Start the evidence anew, since it has another meaning now; the counts go on."""
         self.load_state(self.state(), evidence=False)
+
+    def clear(self, producers: Iterable[str]) -> None:
+        """Start the evidence of some producers anew, and their standing with it; the counts go on."""
+        for producer in producers:
+            record = self._record(producer)
+            self._records[producer] = _Record(seen=record.seen, held=record.held, corrected=record.corrected)
 
     def _record(self, producer: str) -> _Record:
         record = self._records.setdefault(producer, _Record())

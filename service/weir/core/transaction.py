@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,8 @@ from weir.core.probe import ProbeSet
 from weir.core.ranks import Ranks
 from weir.core.task import Task
 from weir.types import DeclinePolicy, GateReport, State
+
+HALVINGS = 5  # of a step in drift, before it is undone: a thirty-second of it says that it led nowhere
 
 Timed = Callable[[str], AbstractContextManager[None]]
 
@@ -91,7 +94,10 @@ class Transaction:
             self._best = before
         with self._timed("gate"):
             losses, after = self._losses(probe, before.weights), self._losses(probe)
-            outcome = Outcome(loss, self._gate.test(losses, after, drift=drift))
+            report = self._gate.test(losses, after, drift=drift)
+            if drift:
+                report, after = self._shortened(report, before, losses, after, probe)
+            outcome = Outcome(loss, report)
         if not outcome.kept:
             self._undo(before, outcome)
             self._forget_best_of(first)
@@ -100,6 +106,22 @@ class Transaction:
         if self._gate.passed(after) and self._keeps_best:
             self._best = self._learner.capture()
         return outcome
+
+    def _shortened(
+        self, report: GateReport, before: Before, losses: Tensor, after: Tensor, probe: ProbeSet
+    ) -> tuple[GateReport, Tensor]:
+        """Half of a step that the gate refuses in drift, half of that and so on, until it lets one pass.
+
+        A new world makes large gradients, and what leads into it leads away from what the probe set shows: without
+        this, one step after the other would be undone and the new world never learned.
+        """
+        for halvings in range(1, HALVINGS + 1):
+            if not report.vetoed:
+                break
+            self._learner.halve(before)
+            after = self._losses(probe)
+            report = replace(self._gate.test(losses, after, drift=True), share=0.5**halvings)
+        return report, after
 
     def put_best_back(self) -> None:
         """Restore the best model, at rest; without one it is the current model."""

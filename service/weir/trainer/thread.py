@@ -144,6 +144,7 @@ class Trainer:
             "veto": report.vetoed,
             "decline": gate is not None and gate.declined,
             "rolled back to the best": gate is not None and gate.rolled_back,
+            "shortened": gate is not None and gate.shortened,
             "drift": report.drift,
             "breaker open: set the mode to close it": report.breaker_open,
         }
