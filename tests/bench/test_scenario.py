@@ -118,6 +118,20 @@ def test_honest_mistakes_are_noise_and_no_poison(bench: Bench) -> None:
         assert int(moments[-1].noisy.sum()) == noise
 
 
+def test_under_cover_of_drift_everybody_sends_the_new_world_and_one_of_them_poison(bench: Bench) -> None:
+    covered, plain = stream(bench, "drift_cover"), stream(bench, "producer")
+    assert covered.drift is not None
+    for moved, turn in zip(covered.turns, plain.turns, strict=True):
+        assert moved.producers == turn.producers
+        assert (moved.corruption is None) == (turn.corruption is None)
+        if moved.phase is Phase.BEFORE:
+            assert torch.equal(moved.batch.x, turn.batch.x)
+    strikes = [turn.batch for made in (covered, plain) for turn in made.turns if turn.phase is Phase.TRIGGER]
+    assert len(strikes) == 2
+    seen, known = strikes
+    assert torch.equal(seen.x, covered.drift.perturb(bench.engine(GUARDS["none"]).network.module, known.x, known.y))
+
+
 def test_the_attacks_cost_is_a_term(bench: Bench) -> None:
     quick = replace(bench, terms=replace(bench.terms, attack_steps=2))
     for name in ("accumulative", "mixed", "producer"):

@@ -183,4 +183,5 @@ BARS: dict[str, tuple[Callable[[Figures], list[Bar]], ...]] = {
     "adaptive": (_near, _plastic),
     "drift_gradual": (_following,),
     "drift_sudden": (_following,),
+    "drift_cover": (_protected, _stopped, _following),
 }

@@ -109,7 +109,8 @@ def _setting(table: Table) -> str:
 def _verdict(table: Table) -> str:
     few = min(len(found) for found in table.guards.values())
     warning = f" **Only {few} seed(s): no claim.**" if few < LEAST_SEEDS else ""
-    return (_attack(table) if table.attacked else f"No one means harm here.{_drifted(table)}") + warning
+    intent = _attack(table) if table.attacked else "No one means harm here."
+    return f"{intent}{_drifted(table)}{warning}"
 
 
 def _attack(table: Table) -> str:

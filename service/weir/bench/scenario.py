@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
+from torch import nn
 
 from weir.bench.stream import CROWD, HONEST, HOSTILE, Phase, Stream, Turn
 from weir.bench.terms import Material, Terms
 from weir.core.network import Weights
+from weir.datasets import Dataset
 from weir.errors import InvalidSetting
 from weir.redteam import (
     Accumulative,
@@ -32,6 +35,8 @@ from weir.types import Batch
 
 SKEWED = 20  # producers of one or two classes each: together they see nearly all
 DELIVERIES = 5  # of as many of them, in one step
+Samples = TypeVar("Samples", Batch, Dataset)
+DRIFT = Drift(degrees=30, contrast=0.6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +206,19 @@ def drift_sudden(setting: Setting) -> Stream:
     return _drifting(setting, lambda share: 1.0)
 
 
+def drift_cover(setting: Setting) -> Stream:
+    """The world changes from one batch to the next, and under its cover a fifth producer prepares and strikes."""
+    terms, given = setting.terms, setting.given
+    moved = replace(
+        given,
+        honest=_moved(given.honest),
+        ammunition=_moved(given.ammunition),
+        validation=_moved(given.validation),
+    )
+    later = Setting.of(replace(terms, before=0), moved, setting.seed, setting.anchor)
+    return Stream([*setting.quiet(terms.before, Phase.BEFORE), *producer(later).turns], drift=DRIFT)
+
+
 SCENARIOS: dict[str, Callable[[Setting], Stream]] = {
     scenario.__name__: scenario
     for scenario in (
@@ -217,6 +235,7 @@ SCENARIOS: dict[str, Callable[[Setting], Stream]] = {
         ratchet,
         drift_gradual,
         drift_sudden,
+        drift_cover,
     )
 }
 
@@ -254,11 +273,15 @@ def _sandwich(setting: Setting, corruption: Corruption, strike: Corruption | Non
 
 def _drifting(setting: Setting, way: Callable[[float], float]) -> Stream:
     terms = setting.terms
-    drift = Drift(degrees=30, contrast=0.6)
     everything = ThreatModel(epsilon=1.0)
     turns = [*setting.quiet(terms.before, Phase.BEFORE)]
     count = terms.attack + terms.after
     for number, turn in enumerate(setting.quiet(count, Phase.AFTER), 1):
-        moved = Corruption(everything, drift.at(min(1.0, way(2 * number / count))), hostile=False)
+        moved = Corruption(everything, DRIFT.at(min(1.0, way(2 * number / count))), hostile=False)
         turns.append(Turn(turn.phase, turn.batch, turn.producers, moved))
-    return Stream(turns, drift=drift)
+    return Stream(turns, drift=DRIFT)
+
+
+def _moved(samples: Samples) -> Samples:
+    """The same samples in the world after the drift."""
+    return replace(samples, x=DRIFT.perturb(nn.Identity(), samples.x, samples.y))
