@@ -79,6 +79,15 @@ def test_resnet18_at_full_width_is_the_usual_one() -> None:
     assert sum(p.numel() for p in model.parameters()) == 11_173_962
 
 
+def test_without_norm_a_signal_stays_as_large_as_it_came() -> None:
+    """Through the stem and the four shortcuts that are convolutions; as torch starts them they would take it away."""
+    torch.manual_seed(0)
+    model = build(Recipe("resnet18", IMAGES, {"width": 32, "norm": "none", "pool": False}))
+    assert isinstance(model, nn.Sequential)
+    features = model[:-3](torch.randn(64, 3, 10, 7))
+    assert 0.2 < float(features.square().mean().detach()) < 2
+
+
 def test_without_norm_every_block_starts_as_its_shortcut() -> None:
     model = build(Recipe("resnet18", IMAGES, {"width": 4, "norm": "none", "pool": False}))
     x = torch.rand(2, 4, 5, 5)

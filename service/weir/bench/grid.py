@@ -21,7 +21,7 @@ _NARROW = {"width": 8, "pool": False}
 _RESNET = replace(LEARNING, model="resnet18", options=_NARROW, attack_steps=2, attack=10, after=20, test=300)
 FROZEN = replace(_RESNET, lr=0.003)  # the attack feels frozen statistics most: a small rate will do
 TRAINED = replace(_RESNET, norm_mode="train")
-UNNORMED = replace(_RESNET, options=_NARROW | {"norm": "none"}, burn_in_epochs=20, burn_in_lr=0.2)  # slow to start
+UNNORMED = replace(_RESNET, options=_NARROW | {"norm": "none"}, burn_in_epochs=10)
 RESNETS = (FROZEN, TRAINED, UNNORMED)
 
 

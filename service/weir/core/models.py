@@ -88,7 +88,14 @@ def resnet18(inputs: InputSpec, *, width: int = 64, norm: str = "batch", pool: b
         after = width * 2**stage
         blocks += [_Block(before, after, 1 if stage == 0 else 2, norm), _Block(after, after, 1, norm)]
         before = after
-    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, inputs.classes))
+    model = nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, inputs.classes))
+    return model.apply(_keep_variance) if norm == "none" else model
+
+
+def _keep_variance(layer: nn.Module) -> None:
+    """Weights that keep a signal as large as it came (He et al., 2015): without a norm nothing else would."""
+    if isinstance(layer, nn.Conv2d):
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
 
 def _group_norm(width: int) -> nn.Module:
