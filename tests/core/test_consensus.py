@@ -324,6 +324,22 @@ def test_a_restart_goes_on_settling_alike() -> None:
     assert torch.equal(before.normal, after.normal)
 
 
+def test_a_step_that_is_looked_at_again_counts_once(calibration: Calibration) -> None:
+    once, twice = (Consensus(rate=RATE, most=100) for _ in range(2))
+    for step in range(5):
+        known = twice.recollection(owners(NAMES))
+        for consensus, residual in ((twice, rows([9.0] * 5, seed=99)), (once, None), (twice, None)):
+            again = rows([2.0] * 5, seed=step) if residual is None else residual
+            common = explain(consensus, again, NAMES, step, calibration)
+            settle(consensus, [1.0] * 5, common.excused, step)
+            if residual is not None:
+                consensus.recollect(known)
+    one, other = once.state(), twice.state()
+    assert one.values == other.values
+    assert one.tensors.keys() == other.tensors.keys()
+    assert all(torch.equal(tensor, other.tensors[name]) for name, tensor in one.tensors.items())
+
+
 @pytest.mark.parametrize("n", [2, 3, 4, 5, 8, 31])
 def test_a_median_without_one_row_is_that_of_the_others(n: int) -> None:
     values = torch.randn(n, 40, generator=torch.Generator().manual_seed(n)).round()  # many of them tie

@@ -428,6 +428,22 @@ def test_producers_that_change_together_are_told_as_drift_and_go_on_learning(wor
     assert drift == {5: 15, 1: 0}
 
 
+def test_in_drift_not_all_that_is_trusted_is_measured_at_every_step(world: World) -> None:
+    """What is common is no doubt about anyone: before it was taken out, every step of a new world looked like alarm."""
+    engine = world.engine(learner=LearnerConfig(lr=0.02), guard=guard(sample_rate=0.05, step_rate=1e-3))
+    forward: list[int] = []
+    engine.network.module.register_forward_pre_hook(lambda module, inputs: forward.append(len(inputs[0])))
+    measured = []
+    for number in range(1, 13):
+        forward.clear()
+        x, y = world.samples(60, seed=number, spread=0.24)
+        report = engine.process(replace(world.of(number, x, y), producers=[f"p{row % 5}" for row in range(60)]))
+        measured.append((report.drift, sum(forward)))
+    settled = [count for drift, count in measured[5:] if drift]
+    assert len(settled) == 7
+    assert min(settled) < 0.7 * measured[2][1]
+
+
 ABSURD = 1e20  # a finite number, as any unbounded feature may be, whose square is none
 
 

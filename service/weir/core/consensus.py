@@ -8,7 +8,7 @@ the scores still have in common then is taken out of them as well.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import NamedTuple
@@ -101,6 +101,18 @@ class Crowd:
         """Whether a producer was heard of lately."""
         return name in self._recent and step - self._recent[name].step <= ACTIVE
 
+    def copy(self, name: str) -> _Recent | None:
+        """What is known of a producer, None where that is nothing."""
+        return replace(self._recent[name]) if name in self._recent else None
+
+    def put_back(self, known: Mapping[str, _Recent | None]) -> None:
+        """Replace what is known of some producers by copies made earlier."""
+        for name, recent in known.items():
+            if recent is None:
+                self._recent.pop(name, None)
+            else:
+                self._recent[name] = replace(recent)
+
     def mean(self, name: str) -> Tensor:
         """The mean (k,) of a producer's newest numbers."""
         return self._recent[name].mean
@@ -132,6 +144,13 @@ class Crowd:
     def forget(self) -> None:
         """Forget every producer."""
         self._recent.clear()
+
+
+class Recollection(NamedTuple):
+    """What was known of some producers."""
+
+    evidence: Mapping[str, _Recent | None]
+    scores: Mapping[str, _Recent | None]
 
 
 class Consensus:
@@ -188,6 +207,16 @@ class Consensus:
             normal[sent[name]] -= shared[:width].clamp_min(0.0)
             ratios[sent[name]] /= shared[width:].clamp_min(1.0)
         return replace(scores, normal=normal.to(scores.normal), ratios=ratios.to(scores.ratios))
+
+    def recollection(self, producers: Sequence[str]) -> Recollection:
+        """What is known of a step's producers, for ``recollect``: the step may have to be looked at again."""
+        names = dict.fromkeys(producers)
+        return Recollection(*({name: crowd.copy(name) for name in names} for crowd in (self._evidence, self._scores)))
+
+    def recollect(self, known: Recollection) -> None:
+        """Know of these producers what was known of them then; the order in which they were heard of last stays."""
+        for crowd, recent in zip((self._evidence, self._scores), known, strict=True):
+            crowd.put_back(recent)
 
     def state(self) -> State:
         """Everything a restart needs."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from weir.core.calibration import Calibration, Scores, Trusted, group_threshold
 from weir.core.config import EngineConfig
-from weir.core.consensus import Consensus
+from weir.core.consensus import Common, Consensus
 from weir.core.correction import Correction
 from weir.core.judgement import Judgement, accept_all
 from weir.core.measurement import Measurement
@@ -132,13 +132,8 @@ class Guard:
         if self.mode is GuardMode.DSC:
             return self._judge_mean(step, x, y, snapshot, updates)
         labels = step.y.tolist()
-        calibration, evidence, scores = self._measured(step, x, y, current, snapshot, updates)
-        residual = calibration.residual(calibration.standardise(evidence), step.y)
-        common = self._consensus.explain(residual, labels, step.producers, step.number, calibration)
-        if common.drift:
-            scores = calibration.score(calibration.restored(common.residual, step.y), step.y)
-            scores = self._consensus.settle(scores, common.excused, step.producers, step.number)
-            self.producers.clear(common.newly)  # what they were seen to change before others did was the world's
+        calibration, evidence, scores, common = self._measured(step, x, y, current, snapshot, updates)
+        self.producers.clear(common.newly)  # what they were seen to change before others did was the world's
         alarms = self.producers.observe(scores, labels, step.producers, calibration)
         suspicion = self._jury.suspect(scores, labels, step.producers, alarms, calibration, drift=common.drift)
         corrected, fixed = x, frozenset[int]()
@@ -257,7 +252,7 @@ class Guard:
 
     def _measured(
         self, step: Step, x: Tensor, y: Tensor, current: Outputs, snapshot: Snapshot, updates: int
-    ) -> tuple[Calibration, Tensor, Scores]:
+    ) -> tuple[Calibration, Tensor, Scores, Common]:
         """The calibration for this step, its evidence (n, signals) and scores, all measured with the same influence.
 
         As long as that may decide an alarm, more of what is trusted is measured, until all is.
@@ -266,16 +261,28 @@ class Guard:
         calibration = self._calibrated(snapshot, step, updates)
         with self._ranks.together("snapshot"):
             view = measured.view(x, self._ranks.own(y), current, snapshot)
+        known = self._consensus.recollection(step.producers)
         while True:
             evidence = measured.whole(replace(view, influence=calibration.trusted.influence), len(y))
-            scores = calibration.score(calibration.standardise(evidence), step.y)
+            scores, common = self._scored(evidence, step, calibration)
             if self._measured_at == updates or not self._doubtful(scores, step, calibration):
-                return calibration, evidence, scores
+                return calibration, evidence, scores, common
+            self._consensus.recollect(known)
             self._measure_share()
             shares += 1
             if shares == SHARES:
                 self._measured_at = updates
             calibration = self._use(measured.trusted(snapshot))
+
+    def _scored(self, evidence: Tensor, step: Step, calibration: Calibration) -> tuple[Scores, Common]:
+        """The scores of a step's evidence (n, signals) without what is common, which is said beside them."""
+        standardised = calibration.standardise(evidence)
+        residual = calibration.residual(standardised, step.y)
+        common = self._consensus.explain(residual, step.y.tolist(), step.producers, step.number, calibration)
+        if not common.drift:
+            return calibration.score(standardised, step.y), common
+        scores = calibration.score(calibration.restored(common.residual, step.y), step.y)
+        return self._consensus.settle(scores, common.excused, step.producers, step.number), common
 
     def _calibrated(self, snapshot: Snapshot, step: Step, updates: int) -> Calibration:
         """The calibration for this step, of trusted samples each of which was measured in the last ``refresh`` steps.
