@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from weir.core import consensus as module
+from weir.core import crowd as module
 from weir.core.calibration import Calibration, Scores, Trusted
-from weir.core.consensus import ACTIVE, ESTABLISHED, WITNESSES, Common, Consensus, Middle
+from weir.core.consensus import WITNESSES, Common, Consensus
+from weir.core.crowd import ACTIVE, ESTABLISHED
 from weir.types import State
 
 RATE = 0.001
@@ -338,13 +339,3 @@ def test_a_step_that_is_looked_at_again_counts_once(calibration: Calibration) ->
     assert one.values == other.values
     assert one.tensors.keys() == other.tensors.keys()
     assert all(torch.equal(tensor, other.tensors[name]) for name, tensor in one.tensors.items())
-
-
-@pytest.mark.parametrize("n", [2, 3, 4, 5, 8, 31])
-def test_a_median_without_one_row_is_that_of_the_others(n: int) -> None:
-    values = torch.randn(n, 40, generator=torch.Generator().manual_seed(n)).round()  # many of them tie
-    middle = Middle(values)
-    assert torch.equal(middle.without(None), values.median(0).values)
-    for row in range(n):
-        others = [other for other in range(n) if other != row]
-        assert torch.equal(middle.without(row), values[others].median(0).values)

@@ -33,8 +33,8 @@ class Plan:
     """What is measured: ``rounds`` times, every subject updates once on the same batch of Gaussian images.
 
     Fewer rounds than these see little but the first updates after burn-in, when the trusted evidence still moves.
-    ``bfloat16`` adds a guard whose anchor computes in it; None: where the processor has instructions for it, for
-    without them an update takes twenty times as long.
+    ``bfloat16`` adds a guard whose anchor computes in it; None: where the processor has instructions for it, since it
+    is far slower than float32 without them.
     """
 
     model: str = "resnet18"
