@@ -17,7 +17,7 @@ from weir.errors import InvalidSetting
 from weir.redteam import Accumulative, Trigger
 from weir.types import Step, StepReport
 
-HONEST_SCENARIOS = {"clean", "skewed", "noisy_labels", "drift_gradual", "drift_sudden"}
+HONEST_SCENARIOS = {"clean", "skewed", "noisy_labels", "drift_gradual", "drift_sudden", "drift_crowd"}
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)

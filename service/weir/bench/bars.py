@@ -183,5 +183,6 @@ BARS: dict[str, tuple[Callable[[Figures], list[Bar]], ...]] = {
     "adaptive": (_near, _plastic),
     "drift_gradual": (_following,),
     "drift_sudden": (_following,),
+    "drift_crowd": (_following,),
     "drift_cover": (_protected, _stopped, _following),
 }

@@ -12,7 +12,7 @@ from weir.bench.terms import PRESETS, Terms
 CORE = ("none", "dsc-calibrated", "weir")
 DATASETS = ("digits", "mnist", "cifar10")  # cheapest first, as MODELS
 MODELS = ("mlp", "cnn", "resnet18")
-HONEST = ("clean", "skewed", "noisy_labels", "drift_gradual", "drift_sudden")
+HONEST = ("clean", "skewed", "noisy_labels", "drift_gradual", "drift_sudden", "drift_crowd")
 ATTACKS = tuple(name for name in SCENARIOS if name not in HONEST)
 
 LEARNING = PRESETS["digits"]  # a model with much to learn

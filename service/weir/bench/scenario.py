@@ -206,6 +206,11 @@ def drift_sudden(setting: Setting) -> Stream:
     return _drifting(setting, lambda share: 1.0)
 
 
+def drift_crowd(setting: Setting) -> Stream:
+    """The same under one key: nobody is there who could tell that it is the world."""
+    return _drifting(setting, lambda share: 1.0, producers=[CROWD])
+
+
 def drift_cover(setting: Setting) -> Stream:
     """The world changes from one batch to the next, and under its cover a fifth producer prepares and strikes."""
     terms, given = setting.terms, setting.given
@@ -235,6 +240,7 @@ SCENARIOS: dict[str, Callable[[Setting], Stream]] = {
         ratchet,
         drift_gradual,
         drift_sudden,
+        drift_crowd,
         drift_cover,
     )
 }
@@ -271,12 +277,12 @@ def _sandwich(setting: Setting, corruption: Corruption, strike: Corruption | Non
     return Stream([*turns, *setting.quiet(terms.after, Phase.AFTER, producers=[CROWD])])
 
 
-def _drifting(setting: Setting, way: Callable[[float], float]) -> Stream:
+def _drifting(setting: Setting, way: Callable[[float], float], *, producers: Sequence[str] = HONEST) -> Stream:
     terms = setting.terms
     everything = ThreatModel(epsilon=1.0)
-    turns = [*setting.quiet(terms.before, Phase.BEFORE)]
+    turns = [*setting.quiet(terms.before, Phase.BEFORE, producers=producers)]
     count = terms.attack + terms.after
-    for number, turn in enumerate(setting.quiet(count, Phase.AFTER), 1):
+    for number, turn in enumerate(setting.quiet(count, Phase.AFTER, producers=producers), 1):
         moved = Corruption(everything, DRIFT.at(min(1.0, way(2 * number / count))), hostile=False)
         turns.append(Turn(turn.phase, turn.batch, turn.producers, moved))
     return Stream(turns, drift=DRIFT)
