@@ -469,6 +469,19 @@ def test_in_drift_as_much_of_a_step_is_kept_as_the_gate_lets_pass(
     assert set(shares) <= {0.5**halvings for halvings in range(transaction.HALVINGS + 1)}
 
 
+def test_what_is_released_while_the_world_drifts_may_hurt_the_old_one_as_much_as_the_rest(world: World) -> None:
+    rough: dict[str, Any] = {"learner": LearnerConfig(lr=6.0), "guard": GuardConfig(sample_rate=0.05, step_rate=1e-3)}
+    engine, held = world.engine(**rough), replace(drifting(world, 50), released=True)
+    for number in range(1, 9):
+        engine.process(drifting(world, number))
+    state = engine.state()
+    calm = State(state.tensors, {**state.values, "drift": False})
+    for how, updated in ((state, True), (calm, False)):
+        engine.load_state(through_json(how))
+        assert engine.process(held).updated == updated
+        assert engine.drift == updated
+
+
 def test_three_vetoes_in_a_row_bring_the_velocity_to_rest(world: World) -> None:
     """Undoing a step restores its momentum, and a harmful one would fail every honest step that follows."""
     engine = world.engine(learner=LearnerConfig(lr=0.05, momentum=0.9))

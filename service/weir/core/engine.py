@@ -292,7 +292,7 @@ class Engine:
             self._ranks.own(y)[mine],
             seed=self._seed(step),
             probe=self._guard.probe if gated else None,
-            drift=judged.drift,
+            drift=self._drift if step.released else judged.drift,  # what was held of a new world belongs to it
             scored=None if scored is None or judged.corrects else scored[mine],
             total=int(admitted.sum()),
         )
