@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from weir.bench import traffic
+from weir.bench import overhead, traffic
 from weir.bench.__main__ import app
 from weir.bench.overhead import BACKWARD, Plain, Plan, flops_forward, measure, table
 from weir.core import Engine, EngineConfig, GuardConfig, LearnerConfig
 from weir.types import GuardMode
 
-PLAN = Plan(model="cnn", width=2, batch=16, probe=400, rounds=4, warmup=1, threads=1)
+PLAN = Plan(model="cnn", width=2, batch=16, probe=400, rounds=4, warmup=1, threads=1, bfloat16=True)
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +86,19 @@ def test_progress_counts_every_round() -> None:
     assert seen == [1, 2]
 
 
+@pytest.mark.parametrize("has", [True, False])
+def test_bfloat16_is_measured_where_the_processor_has_it_unless_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, has: bool
+) -> None:
+    monkeypatch.setattr(overhead, "has_bfloat16", lambda device: has)
+    short = replace(PLAN, rounds=1, bfloat16=None)
+    assert ("weir, anchor in bfloat16" in rows(measure(short))) == has
+    assert "weir, anchor in bfloat16" not in rows(measure(replace(short, bfloat16=False)))
+
+
 def test_the_command_prints_a_table_and_writes_the_figures(tmp_path: Path) -> None:
     file = tmp_path / "overhead.json"
-    options = "--model cnn --width 1 --batch 4 --probe 400 --rounds 1 --threads 1 --json"
+    options = "--model cnn --width 1 --batch 4 --probe 400 --rounds 1 --threads 1 --bfloat16 --json"
     done = CliRunner().invoke(app, ["overhead", *options.split(), str(file)])
     assert done.exit_code == 0, done.output
     written = json.loads(file.read_text())
