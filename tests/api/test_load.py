@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -93,8 +92,7 @@ def test_waiting_takes_turns(open_house: Open, tmp_path: Path) -> None:
         with ThreadPoolExecutor() as pool:
             alice = house.caller("alice", **{"Content-Type": SAFETENSORS})
             stuck = pool.submit(alice.post, "/v1/batches?wait=6", content=encode(batch(seed=2)))
-            while house.stores.log.tail() == tail:
-                time.sleep(0.01)
+            assert house.stores.log.wait(tail, timeout=60)
             assert house.send(batch(), **{"Idempotency-Key": "one"}) == decided
             assert not stuck.done()
             house.go_on.set()

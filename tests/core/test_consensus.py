@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from weir.core import crowd as module
+from weir.core import witnesses as module
 from weir.core.calibration import Calibration, Scores, Trusted
-from weir.core.consensus import WITNESSES, Common, Consensus
-from weir.core.crowd import ACTIVE, ESTABLISHED
+from weir.core.consensus import FEWEST_WITNESSES, Common, Consensus
+from weir.core.witnesses import ACTIVE, ESTABLISHED
 from weir.types import State
 
 RATE = 0.001
@@ -193,9 +193,9 @@ def test_only_the_most_recent_producers_are_asked(calibration: Calibration, monk
     assert 10 <= module.MOST_ASKED <= 1_000
     monkeypatch.setattr(module, "MOST_ASKED", 4)
     consensus = Consensus(rate=RATE, most=100)
-    crowd = [f"p{number}" for number in range(20)]
+    old = [f"p{number}" for number in range(20)]
     for step in range(3):
-        explain(consensus, rows([3.0] * 20, seed=step), crowd, step, calibration)
+        explain(consensus, rows([3.0] * 20, seed=step), old, step, calibration)
     for step in range(3, 6):
         assert not explain(consensus, rows([3.0, 0, 0, 0], seed=step), NAMES[:4], step, calibration).drift
 
@@ -300,11 +300,11 @@ def test_nobody_is_settled_beyond_himself_nor_upwards() -> None:
 
 
 def test_one_witness_is_not_enough_and_who_is_not_excused_is_none() -> None:
-    normal, _ = settled([1.0] * 5, excused=NAMES[:WITNESSES])
+    normal, _ = settled([1.0] * 5, excused=NAMES[:FEWEST_WITNESSES])
     assert bool((normal > 0.65).all())
-    normal, _ = settled([1.0] * 5, excused=NAMES[: WITNESSES + 1])
-    assert bool((normal[: WITNESSES + 1] < 0.5).all())
-    assert bool((normal[WITNESSES + 1 :] > 0.65).all())
+    normal, _ = settled([1.0] * 5, excused=NAMES[: FEWEST_WITNESSES + 1])
+    assert bool((normal[: FEWEST_WITNESSES + 1] < 0.5).all())
+    assert bool((normal[FEWEST_WITNESSES + 1 :] > 0.65).all())
 
 
 def test_a_restart_goes_on_settling_alike() -> None:
@@ -322,6 +322,18 @@ def test_a_restart_goes_on_settling_alike() -> None:
     )
     other.load_state(older)  # as earlier versions wrote it
     before, after = settle(other, [1.0] * 2, NAMES[:2], 6)
+    assert torch.equal(before.normal, after.normal)
+
+
+def test_scores_are_forgotten_alone_when_their_columns_change(calibration: Calibration) -> None:
+    consensus = Consensus(rate=RATE, most=100)
+    for step in range(5):
+        common = explain(consensus, rows([2.0] * 5, seed=step), NAMES, step, calibration)
+        settle(consensus, [1.0] * 5, common.excused, step)
+    consensus.forget_scores()
+    common = explain(consensus, rows([2.0], seed=5), NAMES[:1], 5, calibration)
+    assert common.drift
+    before, after = settle(consensus, [1.0], common.excused, 5)
     assert torch.equal(before.normal, after.normal)
 
 

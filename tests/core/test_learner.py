@@ -109,6 +109,18 @@ def test_half_of_a_step_is_halfway_in_weights_and_in_momentum(
     assert bench.learner.updates == steps
 
 
+def test_half_of_a_step_leaves_a_constant_that_is_infinite_by_design(
+    world: World, given: tuple[Tensor, Tensor]
+) -> None:
+    bench = Bench(Recipe(f"{type(world).__module__}:masked", world.recipe.inputs), lr=0.1)
+    before = bench.learner.capture()
+    bench.learner.step(*given, seed=0)
+    bench.learner.halve(before)
+    half = bench.network.snapshot()
+    assert torch.equal(half["mask"], before.weights["mask"])
+    assert all(bool(tensor.isfinite().all()) for name, tensor in half.items() if name != "mask")
+
+
 def test_a_restored_copy_is_not_changed_by_later_steps(noisy_world: World, given: tuple[Tensor, Tensor]) -> None:
     bench = Bench(noisy_world.recipe, **FULL)
     bench.learner.step(*given, seed=1)

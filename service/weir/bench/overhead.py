@@ -34,7 +34,7 @@ class Plan:
 
     Fewer rounds than these see little but the first updates after burn-in, when the trusted evidence still moves.
     ``bfloat16`` adds a guard whose anchor computes in it; None: where the processor has instructions for it, since it
-    is far slower than float32 without them.
+    is slower than float32 without them: five times, for a pass of this model on an EPYC with AVX2 alone.
     """
 
     model: str = "resnet18"

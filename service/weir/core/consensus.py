@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from weir.core.calibration import Calibration, Scores, group_threshold
-from weir.core.crowd import MEMORY, Crowd, Middle, Recent, means_and_spreads
 from weir.core.producers import rows_of
+from weir.core.witnesses import MEMORY, Middle, Recent, Witnesses, means_and_spreads
 from weir.types import State
 
 OTHERS = 3  # producers besides one's own: fewer cannot outvote a hostile one
-WITNESSES = 2  # others whose scores are asked: of two the lower counts, which one hostile producer cannot raise
+FEWEST_WITNESSES = 2  # others whose scores are asked: of two the lower counts, which one hostile producer cannot raise
 
 
 class Common(NamedTuple):
@@ -49,8 +49,8 @@ class Consensus:
     def __init__(self, *, rate: float, most: int) -> None:
         """``rate`` is the share of clean steps that may be called drift; ``most`` bounds the producers kept."""
         self._rate = rate
-        self._evidence = Crowd(most)
-        self._scores = Crowd(most)  # of those who are excused alone
+        self._evidence = Witnesses(most)
+        self._scores = Witnesses(most)  # of those who are excused alone
 
     def explain(
         self, residual: Tensor, labels: Sequence[int], producers: Sequence[str], step: int, calibration: Calibration
@@ -91,7 +91,7 @@ class Consensus:
         place = {name: row for row, name in enumerate(asked)}
         middle = Middle(torch.stack([recent.mean for recent in asked.values()])) if asked else None
         for name in excused:
-            if middle is None or len(asked) - (name in asked) < WITNESSES:
+            if middle is None or len(asked) - (name in asked) < FEWEST_WITNESSES:
                 continue
             shared = torch.minimum(middle.without(place.get(name)), self._scores.mean(name))
             normal[sent[name]] -= shared[:width].clamp_min(0.0)
@@ -101,12 +101,12 @@ class Consensus:
     def recollection(self, producers: Sequence[str]) -> Recollection:
         """What is known of a step's producers, for ``recollect``: the step may have to be looked at again."""
         names = dict.fromkeys(producers)
-        return Recollection(*({name: crowd.copy(name) for name in names} for crowd in (self._evidence, self._scores)))
+        return Recollection(*({name: heard.copy(name) for name in names} for heard in (self._evidence, self._scores)))
 
     def recollect(self, known: Recollection) -> None:
         """Know of these producers what was known of them then; the order in which they were heard of last stays."""
-        for crowd, recent in zip((self._evidence, self._scores), known, strict=True):
-            crowd.put_back(recent)
+        for heard, recent in zip((self._evidence, self._scores), known, strict=True):
+            heard.put_back(recent)
 
     def state(self) -> State:
         """Everything a restart needs."""
@@ -116,11 +116,15 @@ class Consensus:
         """Replace what is known of every producer."""
         self._evidence.load_state(state)
         scores = state.part("scores")
-        self._scores.load_state(scores if scores.values else Crowd(0).state())  # earlier versions had none
+        self._scores.load_state(scores if scores.values else Witnesses(0).state())  # earlier versions had none
 
     def forget(self) -> None:
         """Start anew: the evidence has another meaning now."""
         self._evidence.forget()
+        self._scores.forget()
+
+    def forget_scores(self) -> None:
+        """Start the scores anew: their columns have another meaning now, and those of the evidence have not."""
         self._scores.forget()
 
     def _bound(self, labels: Sequence[int], calibration: Calibration) -> float:

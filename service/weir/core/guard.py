@@ -346,7 +346,7 @@ class Guard:
         attacks = list(self._vaccine.names) if self._vaccine else []
         if attacks != self._attacks:
             self.producers.forget()  # its columns mean something else now
-            self._consensus.forget()
+            self._consensus.forget_scores()
         self._attacks = attacks
 
     def _use(self, trusted: Trusted) -> Calibration:

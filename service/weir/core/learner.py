@@ -138,14 +138,12 @@ class Learner:
 
     def halve(self, before: Before) -> None:
         """Go half of the way back to ``before``, momentum included: what is left is a step of half the rate."""
-        now = self.capture()
-        halved = {name: _halfway(before.weights[name], tensor) for name, tensor in now.weights.items()}
-        self._network.load(halved)
-        nothing: dict[str, Tensor] = {}
-        self._optimizer.momenta = {
-            index: momentum.lerp(before.optimizer.get(index, nothing).get("momentum_buffer", torch.zeros(())), 0.5)
-            for index, momentum in self._optimizer.momenta.items()
-        }
+        with torch.no_grad():
+            for name, tensor in self._network.module.state_dict().items():
+                _go_halfway(tensor, before.weights[name])
+            for place, momentum in self._optimizer.momenta.items():
+                was = before.optimizer.get(place)
+                _go_halfway(momentum, was["momentum_buffer"] if was else torch.zeros_like(momentum))
 
     def come_to_rest(self) -> None:
         """Forget the momentum of the steps so far; the weights stay."""
@@ -160,9 +158,13 @@ class Learner:
         self.restore(Before.from_state(state, self._network.device))
 
 
-def _halfway(before: Tensor, now: Tensor) -> Tensor:
-    """The mean of two tensors; counters stay what they are now."""
-    return now.lerp(before, 0.5) if now.is_floating_point() else now
+def _go_halfway(tensor: Tensor, to: Tensor) -> None:
+    """Half of the way from a tensor to another, in place; what counts, and what did not move, stays as it is.
+
+    A constant may be infinite, and half of the way from there to there is no number.
+    """
+    if tensor.is_floating_point():
+        tensor.copy_(torch.where(tensor == to, tensor, tensor.lerp(to, 0.5)))
 
 
 def copied(tensors: Mapping[str, Tensor], into: Mapping[str, Tensor]) -> dict[str, Tensor]:

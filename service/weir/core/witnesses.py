@@ -60,7 +60,7 @@ class Middle:
         return torch.where(self._values[row] <= at, later, at)
 
 
-class Crowd:
+class Witnesses:
     """The newest numbers of every producer, and what the others of each have in common."""
 
     def __init__(self, most: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from weir.core.crowd import Middle
+from weir.core.witnesses import Middle
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 5, 8, 31])
