@@ -55,6 +55,16 @@ def test_a_step_is_the_plain_sgd_update(world: World, given: tuple[Tensor, Tenso
     assert all(torch.equal(tensor, twin.state_dict()[name]) for name, tensor in bench.network.snapshot().items())
 
 
+def test_a_sample_weighs_no_more_when_others_of_its_step_are_held(world: World, given: tuple[Tensor, Tensor]) -> None:
+    """Of 16 samples 12 are held: the 4 that are left move the model a quarter as far as a step of 4 would."""
+    x, y = given[0][:4], given[1][:4]
+    bench, twin = Bench(world.recipe, lr=0.1, momentum=0.0), Bench(world.recipe, lr=0.025, momentum=0.0)
+    loss = bench.learner.step(x, y, seed=0, size=16)
+    assert loss == pytest.approx(twin.learner.step(x, y, seed=0), rel=1e-6)  # the mean of those learned all the same
+    for name, tensor in bench.network.snapshot().items():
+        torch.testing.assert_close(tensor, twin.network.snapshot()[name], rtol=1e-6, atol=1e-7)
+
+
 def test_an_undone_step_leaves_no_trace(noisy_world: World, given: tuple[Tensor, Tensor]) -> None:
     bench = Bench(noisy_world.recipe, **FULL)
     bench.learner.step(*given, seed=1)

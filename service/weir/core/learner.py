@@ -66,7 +66,14 @@ class Learner:
         return self._shares
 
     def step(
-        self, x: Tensor, y: Tensor, *, seed: int, scored: Tensor | None = None, total: int | None = None
+        self,
+        x: Tensor,
+        y: Tensor,
+        *,
+        seed: int,
+        scored: Tensor | None = None,
+        total: int | None = None,
+        size: int | None = None,
     ) -> float | None:
         """One update on prepared samples; returns the mean loss, or None (nothing changed) when it is not finite.
 
@@ -74,10 +81,15 @@ class Learner:
         undone step leaves no trace and a repeated one repeats exactly. ``scored`` are logits (n, classes) of ``x``
         with the graph that made them, from the weights as they are; they spare a pass where the learner ``shares``.
         ``total`` is how many samples all ranks learn, where ``x`` and ``y`` are this rank's, none perhaps.
+
+        ``size`` is how many samples the step had, those included that are held and not learned: the gradient is the sum
+        over those learned divided by it. So holding some never gives the others more weight than they came with, and
+        what slips through beside what is held cannot move the model as far as a whole step does.
         """
         total = total or len(y)
+        size = size or total
         if scored is not None:
-            loss = self._descend(lambda: scored, y, total, [])
+            loss = self._descend(lambda: scored, y, total, size, [])
             if loss is not None:
                 return loss
             # A held sample in the same graph, infinite inside, makes gradients of nought times infinity: leave it out.
@@ -85,29 +97,31 @@ class Learner:
         seed ^= self._ranks.rank  # else every rank would drop the same of its first sample
         with seeded(seed, self._network.device), self._network.training(freeze_norm=freeze_norm):
             buffers = [buffer.clone() for buffer in self._network.module.buffers()]
-            return self._descend(lambda: self._network.module(x), y, total, buffers)
+            return self._descend(lambda: self._network.module(x), y, total, size, buffers)
 
-    def _descend(self, logits: Callable[[], Tensor], y: Tensor, total: int, buffers: list[Tensor]) -> float | None:
+    def _descend(
+        self, logits: Callable[[], Tensor], y: Tensor, total: int, size: int, buffers: list[Tensor]
+    ) -> float | None:
         """Follow the gradient unless it is not finite; then put back the ``buffers`` that the forward pass found."""
         self._optimizer.zero_grad()
         loss = torch.zeros((), device=self._network.device)
         with self._ranks.together("learn"):
             if len(y):
-                loss = self._task.loss(logits(), y).sum() / total
+                loss = self._task.loss(logits(), y).sum() / size
                 loss.backward()  # type: ignore[no-untyped-call]
         pairs = list(zip(self._network.module.buffers(), buffers, strict=bool(buffers)))
         # A constant buffer may be infinite by design, such as an attention mask.
         sound = finite(loss, *(now.where(kept.isfinite(), kept.new_zeros(())) for now, kept in pairs))
         loss, odd = loss.detach(), (~sound).to(loss)
         sound = finite(*self._added_up(loss, odd)) & (odd == 0)
-        mean, fine = torch.stack([loss, sound.to(loss)]).tolist()  # the device is read once
+        share, fine = torch.stack([loss, sound.to(loss)]).tolist()  # the device is read once
         if not fine:
             for now, kept in pairs:
                 now.copy_(kept)
             return None
         self._optimizer.step()
         self.updates += 1
-        return float(mean)
+        return float(share) * size / total
 
     def _added_up(self, *figures: Tensor) -> list[Tensor]:
         """Figures and gradients, summed over the ranks in place; a parameter that no rank used has no gradient."""

@@ -64,10 +64,11 @@ class Transaction:
         drift: bool,
         scored: Tensor | None = None,
         total: int | None = None,
+        size: int | None = None,
     ) -> Outcome:
         """One update on prepared samples (n, …), tested where there is a probe set to test it with.
 
-        ``scored`` are logits of ``x`` that may be learned from, ``total`` how many all ranks learn: ``Learner.step``.
+        ``scored``, ``total`` and ``size`` are as in ``Learner.step``.
         """
         if probe is None or (self._drifted and not drift):
             self._forget_best()  # what was kept below the best on purpose is what a decline is measured from now
@@ -76,7 +77,7 @@ class Transaction:
         if before is not None and self._keeps_best and self._best is None:
             self._gate.reset()
         with self._timed("learn"):
-            loss = self._learner.step(x, y, seed=seed, scored=scored, total=total)
+            loss = self._learner.step(x, y, seed=seed, scored=scored, total=total, size=size)
         if loss is None or probe is None or before is None:
             return Outcome(loss, None)
         with self._timed("gate"):
