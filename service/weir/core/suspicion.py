@@ -15,7 +15,8 @@ from weir.core.config import GuardConfig
 from weir.core.producers import MAJORITY, Alarm
 from weir.types import Reason
 
-LIKELY = 0.5  # chance of being an attack's from which on an alarm holds a sample
+LIKELY = 0.5  # chance of being an attack's from which on a sample carries an alarm
+POSSIBLE = 0.2  # the same from which on an alarm holds it: held wrongly it can be released, learned wrongly it has harmed
 QUIET = 0.05  # of clean groups stand out further than what an alarm leaves of its group may
 
 
@@ -45,8 +46,8 @@ class Jury:
     """Turns calibrated scores into reasons.
 
     A step that alarms for one producer's sake must not clear the others of it, nor condemn them; and an alarm holds
-    the samples that carry it. It holds all of a group where most of it looks like an attack, and where what is left
-    without those that carry it still does not look clean: who shifts every sample a little leaves none that does.
+    the samples that may carry it. It holds all of a group where most of it looks like an attack, and where what is left
+    without those that likely carry it still does not look clean: who shifts every sample a little leaves none that does.
     """
 
     def __init__(self, config: GuardConfig) -> None:
@@ -93,15 +94,19 @@ class Jury:
         return _Seen(scores, labels, calibration).statistic(range(len(labels)))
 
     def _narrowed(self, seen: _Seen, rows: Sequence[int], believed: Tensor, *, drift: bool) -> Sequence[int]:
-        """The rows that carry a group's alarm; all of them when the others do not look clean without those."""
-        carriers = self._carriers(seen.scores, rows, believed)
-        rest = sorted(set(rows) - set(carriers))
-        quiet = group_threshold(QUIET, seen.calibration.columns)
-        return rows if rest and not drift and seen.statistic(rest) > quiet else carriers
+        """The rows that may carry a group's alarm; all when the others do not look clean without those that likely do.
 
-    def _carriers(self, scores: Scores, rows: Sequence[int], believed: Tensor) -> list[int]:
-        """The rows that a group's alarm rests on, and no more clean ones than the narrow rate allows."""
+        Without whatever is possible any rest looks clean: it is what is usual.
+        """
+        rest = sorted(set(rows) - set(self._carriers(seen.scores, rows, believed, LIKELY)))
+        quiet = group_threshold(QUIET, seen.calibration.columns)
+        if rest and not drift and seen.statistic(rest) > quiet:
+            return rows
+        return self._carriers(seen.scores, rows, believed, POSSIBLE)
+
+    def _carriers(self, scores: Scores, rows: Sequence[int], believed: Tensor, chance: float) -> list[int]:
+        """The rows that carry a group's alarm with such a chance, and no more clean ones than the narrow rate allows."""
         clean = mixture.responsibilities(believed, scores.ratios[list(rows)])[:, 0]
         unusual = (scores.p[list(rows)] <= self._config.narrow_rate).cpu()
-        chosen = (unusual & (clean < 1 - LIKELY)).tolist()
+        chosen = (unusual & (clean < 1 - chance)).tolist()
         return [row for row, carries in zip(rows, chosen, strict=True) if carries]
