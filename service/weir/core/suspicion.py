@@ -16,7 +16,7 @@ from weir.core.producers import MAJORITY, Alarm
 from weir.types import Reason
 
 LIKELY = 0.5  # chance of being an attack's from which on a sample carries an alarm
-POSSIBLE = 0.2  # the same from which on an alarm holds it: held wrongly it can be released, learned wrongly it has harmed
+POSSIBLE = 0.2  # the same from which on an alarm holds it: who is held wrongly can be released, what is learned stays
 QUIET = 0.05  # of clean groups stand out further than what an alarm leaves of its group may
 
 
@@ -47,7 +47,7 @@ class Jury:
 
     A step that alarms for one producer's sake must not clear the others of it, nor condemn them; and an alarm holds
     the samples that may carry it. It holds all of a group where most of it looks like an attack, and where what is left
-    without those that likely carry it still does not look clean: who shifts every sample a little leaves none that does.
+    without the likely carriers still does not look clean: who shifts every sample a little leaves none that does.
     """
 
     def __init__(self, config: GuardConfig) -> None:
@@ -105,7 +105,7 @@ class Jury:
         return self._carriers(seen.scores, rows, believed, POSSIBLE)
 
     def _carriers(self, scores: Scores, rows: Sequence[int], believed: Tensor, chance: float) -> list[int]:
-        """The rows that carry a group's alarm with such a chance, and no more clean ones than the narrow rate allows."""
+        """The rows with such a chance to carry a group's alarm, and no more clean ones than the narrow rate allows."""
         clean = mixture.responsibilities(believed, scores.ratios[list(rows)])[:, 0]
         unusual = (scores.p[list(rows)] <= self._config.narrow_rate).cpu()
         chosen = (unusual & (clean < 1 - chance)).tolist()
