@@ -23,11 +23,13 @@ class Preparation:
         self.high = self._bound(inputs.high)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Prepare (n, …) uint8 or float: (n, *shape) float32 on the device."""
-        x = x.to(self._device, non_blocking=True)
-        x = x.to(torch.float32).div_(255.0) if x.dtype == torch.uint8 else x.to(torch.float32)
-        shape = (len(x), *self._shape)
-        return self._standardised(x if x.shape == shape else x.reshape(shape))
+        """Prepare (n, …) uint8 or float: (n, *shape) float32 on the device, in one layout.
+
+        Of another layout in memory a convolution adds in another order, and the same samples would give other bits.
+        """
+        flat = x.to(self._device, non_blocking=True).contiguous().view(-1)  # strides of one channel are ambiguous else
+        flat = flat.to(torch.float32).div_(255.0) if flat.dtype == torch.uint8 else flat.to(torch.float32)
+        return self._standardised(flat.view(len(x), *self._shape))
 
     def _standardised(self, x: Tensor) -> Tensor:
         if self._center is not None:
