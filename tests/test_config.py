@@ -69,7 +69,7 @@ def test_overrides_go_before_the_environment_and_that_before_the_file(
     monkeypatch.setenv("WEIR_PORT", "2")
     monkeypatch.setenv("WEIR_STEP_SIZE", "2")
     settings = config.load(port=4)
-    assert (settings.port, settings.step_size, settings.threads) == (4, 2, 3)
+    assert (settings.port, settings.engine().step_size, settings.threads) == (4, 2, 3)
     assert settings.engine().guard.sample_rate == 0.03
 
 

@@ -101,7 +101,6 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="address to listen on; beyond this machine only when a key exists")
     port: int = Field(8790, ge=0, le=65535, description="port to listen on; 0: any free one")
-    step_size: int = Field(100, ge=1, le=100_000, description="samples of one full step")
     step_linger_seconds: float = Field(
         0.2, ge=0, le=3600, allow_inf_nan=False, description="how long an incomplete step waits for more samples"
     )

@@ -35,8 +35,11 @@ from weir.types import Batch, InputSpec, Reason, Recipe, SampleVerdict, StepRepo
 NOW = 1_700_000_000.0
 INPUTS = InputSpec(shape=(2, 2), classes=3, low=0.0, high=1.0)
 RECIPE = Recipe("mlp", INPUTS, {"hidden": 16})
+STEP_SIZE = 8
 GUARD = GuardConfig(sample_rate=0.05, step_rate=1e-6, producer_rate=1e-6)
-CONFIG = EngineConfig(learner=LearnerConfig(lr=0.01), guard=GUARD, correction=CorrectionConfig(enabled=False))
+CONFIG = EngineConfig(
+    learner=LearnerConfig(lr=0.01), guard=GUARD, correction=CorrectionConfig(enabled=False), step_size=STEP_SIZE
+)
 CALLERS = {
     "alice": Role.PRODUCER,
     "bob": Role.PRODUCER,
@@ -44,7 +47,6 @@ CALLERS = {
     "reviewer": Role.REVIEWER,
     "admin": Role.ADMIN,
 }
-STEP_SIZE = 8
 
 
 def samples(n: int, *, seed: int, noise: float = 0.05) -> tuple[Tensor, Tensor]:
@@ -112,7 +114,7 @@ class House:
         self.metrics = Metrics()
         self.stalled, self.go_on = threading.Event(), threading.Event()
         self.go_on.set()
-        cut = TrainerConfig(step_size=STEP_SIZE, step_linger_seconds=0.01)
+        cut = TrainerConfig(step_linger_seconds=0.01)
         self.trainer = Trainer(stores, CONFIG, cut, listeners=[self._listen])
         self.keys = {name: self._key(name, role) for name, role in CALLERS.items()} if keyed else {}
         self.app = create_app(

@@ -86,7 +86,8 @@ class World:
 
     def config(self, **parts: Any) -> EngineConfig:
         """A config with everything but ``parts`` as these tests like it."""
-        return EngineConfig(**{"guard": GUARD, "learner": LearnerConfig(lr=0.02)} | parts)
+        liked: dict[str, Any] = {"guard": GUARD, "learner": LearnerConfig(lr=0.02), "step_size": 1}
+        return EngineConfig(**liked | parts)
 
     def engine(self, *, probe: int = PROBE, poisoner: Poisoner | None = None, **parts: Any) -> Engine:
         """An engine after burn-in, with a probe set of so many samples (0: none)."""

@@ -268,6 +268,18 @@ class TestRecorded:
         assert weights(engine) == kept
 
 
+@pytest.mark.parametrize(("n", "share"), [(1, 1 / 20), (40, 1.0)])
+def test_a_lone_sample_moves_the_model_no_further_than_in_a_full_step(world: World, n: int, share: float) -> None:
+    """Else who sends one by one while nobody else sends would move it as far with each as with a whole step."""
+    off = GuardConfig(mode=GuardMode.OFF)
+    engine = world.engine(step_size=20, guard=off)
+    whole = world.engine(step_size=1, guard=off, learner=LearnerConfig(lr=0.02 * share))
+    for one in (engine, whole):
+        assert one.process(world.step(1, n=n)).updated
+    for name, tensor in engine.weights().items():
+        torch.testing.assert_close(tensor, whole.weights()[name], rtol=1e-6, atol=1e-8)
+
+
 class TestReleased:
     def test_a_released_sample_is_learned_without_a_verdict_of_the_guard(self, world: World) -> None:
         engine = world.engine()

@@ -14,7 +14,7 @@ from weir.datasets import Dataset
 from weir.types import Batch, GuardMode, InputSpec, Recipe, SampleRef, State, Step
 
 RECIPE = Recipe("mlp", InputSpec((1, 8, 8), 10, 0.0, 1.0), {"hidden": 64})
-CONFIG = EngineConfig(learner=LearnerConfig(lr=0.02, momentum=0.9), guard=GuardConfig(mode=GuardMode.OFF))
+CONFIG = EngineConfig(learner=LearnerConfig(lr=0.02, momentum=0.9), guard=GuardConfig(mode=GuardMode.OFF), step_size=1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,7 @@ CONFIG = EngineConfig(
     learner=LearnerConfig(lr=0.02, momentum=0.9, freeze_norm=False),
     guard=GUARD,
     correction=CorrectionConfig(enabled=True, steps=3),
+    step_size=STEP,
 )
 
 
@@ -90,7 +91,7 @@ class House:
         **config: Any,
     ) -> Trainer:
         """A trainer that resumes from what is in the folder."""
-        settings = TrainerConfig(**({"step_size": STEP, "step_linger_seconds": 0.01} | config))
+        settings = TrainerConfig(**({"step_linger_seconds": 0.01} | config))
         return Trainer(stores or self.stores, engine, settings, listeners=listeners, clock=lambda: NOW)
 
     def drain(self, **how: Any) -> Trainer:

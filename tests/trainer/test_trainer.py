@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from tests.trainer.conftest import CONFIG
 from torch import Tensor
 
 from weir import codec
@@ -116,7 +117,8 @@ class TestDeliveries:
                 return real.wait(after, timeout)
 
         log: Log = Trickle()
-        trainer = house.trainer(stores=replace(house.stores, log=log), step_size=100_000, step_linger_seconds=0.05)
+        engine = replace(CONFIG, step_size=100_000)
+        trainer = house.trainer(stores=replace(house.stores, log=log), engine=engine, step_linger_seconds=0.05)
         trainer.start()
         decided = house.stores.journal.wait(first.id, 1, 30)
         assert decided

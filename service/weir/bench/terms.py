@@ -67,6 +67,7 @@ class Terms:
         return EngineConfig(
             learner=LearnerConfig(lr=self.lr, momentum=self.momentum, freeze_norm=self.norm_mode == "frozen"),
             guard=GuardConfig(sample_rate=self.sample_rate),
+            step_size=1,  # every turn of a stream is a whole step
             device=self.device,
             seed=seed,
         )

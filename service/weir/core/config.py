@@ -121,6 +121,9 @@ class EngineConfig(Tunables):
     snapshots: SnapshotConfig = dataclasses.field(default_factory=SnapshotConfig)
     gate: GateConfig = dataclasses.field(default_factory=GateConfig)
     breaker: BreakerConfig = dataclasses.field(default_factory=BreakerConfig)
+    step_size: int = tunable(
+        100, "samples of one full step; in a smaller one each weighs no more than in that", low=1, high=100_000
+    )
     device: str = tunable("cpu", "where the model lives: cpu, cuda, cuda:1, ...")
     seed: int = tunable(0, "seed of everything random that is not derived from content", low=0)
     progressive_window: int = tunable(500, "samples that the progressive accuracy looks back on", low=1)

@@ -295,7 +295,7 @@ class Engine:
             drift=self._drift if step.released else judged.drift,  # what was held of a new world belongs to it
             scored=None if scored is None or judged.corrects else scored[mine],
             total=int(admitted.sum()),
-            size=len(admitted),
+            size=max(len(admitted), self.config.step_size),
         )
         if outcome.kept:
             self._grow_older()

@@ -103,7 +103,6 @@ def started(trainer: Trainer) -> Iterator[None]:
 
 def _config(settings: Settings) -> TrainerConfig:
     return TrainerConfig(
-        step_size=settings.step_size,
         step_linger_seconds=settings.step_linger_seconds,
         checkpoint_every=settings.checkpoint_every,
         attempts=settings.attempts,

@@ -28,9 +28,8 @@ MOST_IN_A_ROW = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainerConfig:
-    """How the log is cut, how often state is made durable, how often a failing step is tried, and what is kept."""
+    """How long a step waits to be full, how often state is made durable or a step tried, and what is kept."""
 
-    step_size: int = 100
     step_linger_seconds: float = 0.2
     checkpoint_every: int = 500
     attempts: int = 3
@@ -55,6 +54,7 @@ class Course:
         new_engine: NewEngine,
         config: TrainerConfig,
         *,
+        step_size: int,
         tell: Callable[[StepReport], None],
         clock: Callable[[], float],
         own_engine: NewEngine | None = None,
@@ -66,11 +66,11 @@ class Course:
         self.stores = stores
         self.new_engine = new_engine
         self._own_engine = own_engine or new_engine
-        self.step_size = config.step_size
+        self.step_size = step_size
         self._config = config
         self._tell = tell
         self._clock = clock
-        self._cutter = Cutter(stores.log, step_size=config.step_size)
+        self._cutter = Cutter(stores.log, step_size=step_size)
         self._told = 0
         self._attempts: Counter[tuple[Cursor, Cursor]] = Counter()
         self._tried: dict[Cursor, Cursor] = {}  # where cuts that failed began and ended: tried again, they are the same
