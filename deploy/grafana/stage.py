@@ -126,7 +126,7 @@ def _await(prometheus: Prometheus, process: subprocess.Popen[bytes], log: Path) 
 def serving(modes: Mapping[str, GuardMode], folder: Path, *, plan: Plan, seed: int) -> Iterator[tuple[Service, ...]]:
     """Services of the demo, one for each name in ``modes``, all from the same model."""
     engine = story.trained(plan, story.parts(plan, seed), seed, at=time.time())
-    with running(engine, modes, folder, step_size=plan.batch) as services:
+    with running(engine, modes, folder) as services:
         yield services
 
 

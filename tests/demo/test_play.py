@@ -69,7 +69,7 @@ def test_a_whole_run_leaves_numbers_a_picture_and_no_process(
 
 def test_every_role_is_real(engine: Engine, tmp_path: Path) -> None:
     batch = story.parts(SHORT, 0).stream[0]
-    with services.running(engine, {"one": GuardMode.WEIR}, tmp_path, step_size=SHORT.batch) as (service,):
+    with services.running(engine, {"one": GuardMode.WEIR}, tmp_path) as (service,):
         with pytest.raises(Forbidden):
             service.hostile.predict(batch.x)
         with pytest.raises(Forbidden):
@@ -94,7 +94,7 @@ def test_an_interruption_while_the_services_start_leaves_none_of_them(
 
 
 def _two(engine: Engine, base: Path) -> AbstractContextManager[tuple[services.Service, ...]]:
-    return services.running(engine, {"a": GuardMode.OFF, "b": GuardMode.OFF}, base, step_size=SHORT.batch)
+    return services.running(engine, {"a": GuardMode.OFF, "b": GuardMode.OFF}, base)
 
 
 def test_a_service_that_does_not_start_is_quoted(
@@ -103,6 +103,6 @@ def test_a_service_that_does_not_start_is_quoted(
     monkeypatch.setattr(services, "_environment", lambda *_: {"WEIR_GUARD_MODE": "asleep"})
     with (
         pytest.raises(ServiceUnavailable, match=r"the one service did not start: .*WEIR_GUARD_MODE.*asleep"),
-        services.running(engine, {"one": GuardMode.OFF}, tmp_path, step_size=SHORT.batch),
+        services.running(engine, {"one": GuardMode.OFF}, tmp_path),
     ):
         pass

@@ -93,7 +93,7 @@ def _play(plan: Plan, seed: int, base: Path, screen: Screen) -> Record:
     given = story.parts(plan, seed)
     engine = story.trained(plan, given, seed, at=time.time())
     screen.say("starting three services: guarded, unguarded, and a reference that is never attacked")
-    with running(engine, MODES, base, step_size=plan.batch) as services:
+    with running(engine, MODES, base) as services:
         seats = [_Seat(service, _hostile(service, plan, given, seed)) for service in services]
         start = _accuracies(seats, given)
         moments: list[Moment] = []

@@ -69,9 +69,7 @@ class Service:
 
 
 @contextmanager
-def running(
-    engine: Engine, modes: Mapping[str, GuardMode], base: Path, *, step_size: int
-) -> Iterator[tuple[Service, ...]]:
+def running(engine: Engine, modes: Mapping[str, GuardMode], base: Path) -> Iterator[tuple[Service, ...]]:
     """One service per name in ``modes``, from equal data folders under ``base``, which also takes their logs.
 
     Raises ServiceUnavailable when one does not start. All processes have ended when this is left, whatever happens.
@@ -81,7 +79,7 @@ def running(
         with ExitStack() as stack:
             keys = {name: _furnish(base / name, engine) for name in modes}
             for name, mode in modes.items():
-                launched.append(_launch(name, base, _environment(mode, engine, step_size)))
+                launched.append(_launch(name, base, _environment(mode, engine)))
             yield tuple(_connect(process, keys[process.name], stack) for process in launched)
     finally:
         for process in launched:
@@ -154,7 +152,7 @@ def _launch(name: str, base: Path, environment: Mapping[str, str]) -> _Process:
     return _Process(name, popen, log)
 
 
-def _environment(mode: GuardMode, engine: Engine, step_size: int) -> dict[str, str]:
+def _environment(mode: GuardMode, engine: Engine) -> dict[str, str]:
     """This process's, with the settings of the service and none of the user's own."""
     learner = engine.config.learner
     settings = {
@@ -163,7 +161,7 @@ def _environment(mode: GuardMode, engine: Engine, step_size: int) -> dict[str, s
         "LEARNER_LR": learner.lr,
         "LEARNER_MOMENTUM": learner.momentum,
         "SEED": engine.config.seed,
-        "STEP_SIZE": step_size,
+        "STEP_SIZE": engine.config.step_size,
         "THREADS": 1,
     }
     others = {name: value for name, value in os.environ.items() if not name.startswith(config.PREFIX)}

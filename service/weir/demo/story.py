@@ -87,7 +87,8 @@ def trained(plan: Plan, given: Parts, seed: int, *, at: float) -> Engine:
     """The engine that all services start from: burnt in, with its probe set."""
     recipe = Recipe("mlp", InputSpec((1, 8, 8), given.burn_in.classes, 0.0, 1.0), {"hidden": 64})
     learner = LearnerConfig(lr=plan.lr, momentum=plan.momentum)
-    config = EngineConfig(learner=learner, guard=GuardConfig(sample_rate=plan.sample_rate), seed=seed)
+    guard = GuardConfig(sample_rate=plan.sample_rate)
+    config = EngineConfig(learner=learner, guard=guard, step_size=plan.batch, seed=seed)
     burn = BurnIn(epochs=2, batch=25, lr=0.05)
     engine = burn_in(recipe, config, given.burn_in.x, given.burn_in.y, plan=burn)
     engine.set_probe(given.probe.x, given.probe.y, created_at=at, source="demo")
