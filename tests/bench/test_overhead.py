@@ -70,7 +70,7 @@ def test_operations_are_counted_as_by_hand() -> None:
 
 
 def test_the_plain_update_learns_as_an_engine_does() -> None:
-    config = EngineConfig(guard=GuardConfig(mode=GuardMode.OFF), learner=LearnerConfig())
+    config = EngineConfig(guard=GuardConfig(mode=GuardMode.OFF), learner=LearnerConfig(), step_size=16)
     engine = Engine(traffic.recipe("cnn", 2, ""), config)
     plain = Plain(engine, config.learner)
     step = traffic.step(1, *traffic.samples(16, torch.Generator().manual_seed(0)))

@@ -58,7 +58,7 @@ def test_a_step_is_the_plain_sgd_update(world: World, given: tuple[Tensor, Tenso
 def test_a_sample_weighs_no_more_when_others_of_its_step_are_held(world: World, given: tuple[Tensor, Tensor]) -> None:
     """Of 16 samples 12 are held: the 4 that are left move the model a quarter as far as a step of 4 would."""
     x, y = given[0][:4], given[1][:4]
-    bench, twin = Bench(world.recipe, lr=0.1, momentum=0.0), Bench(world.recipe, lr=0.025, momentum=0.0)
+    bench, twin = (Bench(world.recipe, lr=lr, momentum=0.0, weight_decay=0.01) for lr in (0.1, 0.025))
     loss = bench.learner.step(x, y, seed=0, size=16)
     assert loss == pytest.approx(twin.learner.step(x, y, seed=0), rel=1e-6)  # the mean of those learned all the same
     for name, tensor in bench.network.snapshot().items():

@@ -26,6 +26,7 @@ PLANS: dict[str, dict[str, Any]] = {
         "correction": CorrectionConfig(enabled=True, epsilon=0.2),
         "snapshots": SnapshotConfig(lag=2),
     },
+    "partial steps": {"step_size": 100, "learner": LearnerConfig(lr=0.05, momentum=0.9, weight_decay=0.01)},
     "published": {"guard": GuardConfig(mode=GuardMode.DSC, dsc_base=0.001, dsc_slope=0.0)},
     "vetoed": {"gate": GateConfig(tolerance=0.0, rate=0.4), "learner": LearnerConfig(lr=0.5, momentum=0.9)},
 }

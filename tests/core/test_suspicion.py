@@ -181,7 +181,8 @@ def test_a_step_alarm_narrows_too(calibration: Calibration) -> None:
         caught += held(found.reasons, hostile, Reason.STEP, Reason.SAMPLE) / 5
         clean += held(found.reasons, ~hostile, Reason.STEP, Reason.SAMPLE) / 5
     assert caught > 0.7
-    assert clean <= NARROW + 0.02
+    slack = 3.5 * (NARROW / (5 * 210) + NARROW / 2_000) ** 0.5  # as above
+    assert clean <= NARROW + slack
 
 
 def test_a_step_that_is_hostile_for_the_most_part_is_held_whole(calibration: Calibration) -> None:

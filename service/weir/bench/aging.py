@@ -110,7 +110,7 @@ def state_bytes(state: State) -> int:
 
 def _engine(plan: Plan) -> Engine:
     """The default configuration, vaccine, gate and probe set included."""
-    recipe, config = Recipe("mlp", INPUTS, {"hidden": plan.hidden}), EngineConfig(seed=plan.seed)
+    recipe, config = Recipe("mlp", INPUTS, {"hidden": plan.hidden}), EngineConfig(step_size=1, seed=plan.seed)
     return traffic.burned_in(recipe, config, probe=plan.probe, seed=plan.seed)(config, poisoner=Cocktail())
 
 

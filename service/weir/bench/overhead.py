@@ -77,7 +77,8 @@ class Row:
 def measure(plan: Plan, progress: Callable[[int], None] = lambda done: None) -> dict[str, Any]:
     """Run the plan; returns JSON-ready rows with hardware, versions and everything that was set."""
     torch.set_num_threads(plan.threads)
-    config = EngineConfig(learner=replace(LEARNER, freeze_norm=plan.freeze_norm), device=plan.device)
+    learner = replace(LEARNER, freeze_norm=plan.freeze_norm)
+    config = EngineConfig(learner=learner, device=plan.device, step_size=plan.batch)
     model = traffic.recipe(plan.model, plan.width, plan.norm)
     make = traffic.burned_in(model, config, probe=plan.probe, seed=plan.seed)
     off = make(replace(config, guard=GuardConfig(mode=GuardMode.OFF)))

@@ -226,7 +226,7 @@ class Bench:
 def measure(plan: Plan, progress: Callable[[int], None] = lambda done: None) -> dict[str, Any]:
     """Run the plan; returns JSON-ready rows. Raises RuntimeError when a rule made other passes than it should."""
     torch.set_num_threads(plan.threads)
-    config = EngineConfig(guard=GuardConfig(), device=plan.device)
+    config = EngineConfig(guard=GuardConfig(), step_size=plan.batch, device=plan.device)
     correcting = replace(config, correction=CorrectionConfig(enabled=True, epsilon=EPSILON, steps=STEPS))
     model = traffic.recipe(plan.model, plan.width, plan.norm)
     make = traffic.burned_in(model, config, probe=plan.probe, seed=plan.seed)

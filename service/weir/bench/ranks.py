@@ -221,7 +221,10 @@ def _meeting(group: Timed) -> float:
 def _engine(plan: Plan, ranks: Ranks, generator: torch.Generator) -> Engine:
     """A guard with a past: the anchor is the fresh model, and a few unguarded updates give it a present."""
     config = EngineConfig(
-        learner=LearnerConfig(lr=0.01, momentum=0.9), guard=GuardConfig(vaccine=False), device=plan.device
+        learner=LearnerConfig(lr=0.01, momentum=0.9),
+        guard=GuardConfig(vaccine=False),
+        step_size=plan.step,
+        device=plan.device,
     )
     engine = Engine(Recipe(plan.model, InputSpec((3, 32, 32), 10), {"width": plan.width}), config, ranks=ranks)
     engine.set_probe(*_samples(plan.probe, generator), created_at=0.0, source="bench")

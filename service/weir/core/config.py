@@ -122,7 +122,7 @@ class EngineConfig(Tunables):
     gate: GateConfig = dataclasses.field(default_factory=GateConfig)
     breaker: BreakerConfig = dataclasses.field(default_factory=BreakerConfig)
     step_size: int = tunable(
-        100, "samples of one full step; in a smaller one each weighs no more than in that", low=1, high=100_000
+        100, "samples of one full step; in a smaller one each weighs as in a full one", low=1, high=100_000
     )
     device: str = tunable("cpu", "where the model lives: cpu, cuda, cuda:1, ...")
     seed: int = tunable(0, "seed of everything random that is not derived from content", low=0)

@@ -82,9 +82,10 @@ class Learner:
         with the graph that made them, from the weights as they are; they spare a pass where the learner ``shares``.
         ``total`` is how many samples all ranks learn, where ``x`` and ``y`` are this rank's, none perhaps.
 
-        ``size`` is how many samples the step had, those included that are held and not learned: the gradient is the sum
-        over those learned divided by it. So holding some never gives the others more weight than they came with, and
-        what slips through beside what is held cannot move the model as far as a whole step does.
+        ``size`` is what the sum of their gradients is divided by: the samples of the step, those included that are
+        held, or of a full step where that is more. So a sample never weighs more because others are held or missing,
+        and what slips through beside what is held does not move the model as far as a whole step. The L2 penalty
+        shrinks with it; statistics of batch norm that learn do not.
         """
         total = total or len(y)
         size = size or total
@@ -119,7 +120,7 @@ class Learner:
             for now, kept in pairs:
                 now.copy_(kept)
             return None
-        self._optimizer.step()
+        self._optimizer.step(total / size)
         self.updates += 1
         return float(share) * size / total
 

@@ -15,11 +15,11 @@ from weir.core.config import GuardConfig
 from weir.errors import InvalidProbe
 from weir.types import GuardMode, InputSpec, ProbeInfo, State
 
-# What a part decides must not be graded on the samples it was decided with. Fit and threshold serve together, each
-# sample of them judged by what has not learned from it. A gate of few samples borrows some of those.
+# What a part decides must not be graded on the samples it was decided with, but for a small gate: see there. Fit and
+# threshold serve together, each sample of them judged by what has not learned from it.
 SHARES = {"fit": 0.4, "threshold": 0.3, "gate": 0.2, "report": 0.1}
 LEAST_PER_CLASS = 4  # one for each part
-GATED = 200  # samples that show a step's harm: of 40, one and a half spreads of harm are within chance
+GATED = 200  # samples that show a step's harm: of 40, half a spread of harm is within chance
 
 
 class Part(NamedTuple):

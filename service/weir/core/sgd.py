@@ -30,8 +30,8 @@ class Sgd:
             parameter.grad = None
 
     @torch.no_grad()
-    def step(self) -> None:
-        """Move every parameter that has a gradient, in place."""
+    def step(self, share: float = 1.0) -> None:
+        """Move every parameter that has a gradient, in place; ``share`` of the L2 penalty goes with it."""
         given = {place: (p, p.grad) for place, p in enumerate(self._parameters) if p.grad is not None}
         momenta = [self.momenta.get(place) for place in given]
         sgd(
@@ -40,7 +40,7 @@ class Sgd:
             momenta,
             lr=self._lr,
             momentum=self._momentum,
-            weight_decay=self._weight_decay,
+            weight_decay=self._weight_decay * share,
             dampening=0.0,
             nesterov=False,
             maximize=False,

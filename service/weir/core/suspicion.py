@@ -15,8 +15,8 @@ from weir.core.config import GuardConfig
 from weir.core.producers import MAJORITY, Alarm
 from weir.types import Reason
 
-LIKELY = 0.5  # chance of being an attack's from which on a sample carries an alarm
-POSSIBLE = 0.2  # the same from which on an alarm holds it: who is held wrongly can be released, what is learned stays
+LIKELY = 0.5  # chance of being an attack's from which on a sample counts as the alarm's carrier
+POSSIBLE = 0.2  # chance from which on an alarm holds a sample: held wrongly it can be released, learned it stays
 QUIET = 0.05  # of clean groups stand out further than what an alarm leaves of its group may
 
 
@@ -94,9 +94,9 @@ class Jury:
         return _Seen(scores, labels, calibration).statistic(range(len(labels)))
 
     def _narrowed(self, seen: _Seen, rows: Sequence[int], believed: Tensor, *, drift: bool) -> Sequence[int]:
-        """The rows that may carry a group's alarm; all when the others do not look clean without those that likely do.
+        """All rows where what is left without the likely carriers does not look clean; else the possible carriers.
 
-        Without whatever is possible any rest looks clean: it is what is usual.
+        Without the possible ones any rest looks clean: what is usual is left.
         """
         rest = sorted(set(rows) - set(self._carriers(seen.scores, rows, believed, LIKELY)))
         quiet = group_threshold(QUIET, seen.calibration.columns)

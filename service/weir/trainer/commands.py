@@ -54,7 +54,6 @@ class Host(Protocol):
     new_engine: NewEngine
     stores: Stores
     step: int
-    step_size: int
 
     def learn(self, step: Step, recorded: Sequence[SampleVerdict] | None) -> StepReport:
         """Process one step; raises Unprocessable."""
@@ -143,7 +142,7 @@ def rollback(host: Host, entry: Entry, recorded: Decision | None) -> Outcome:
 def replay(host: Host, entry: Entry, recorded: Decision | None) -> Outcome:
     """Take the model of a replay in place of this one, after it has learned what came since it ended."""
     candidate = json.loads(entry.payload)["candidate"]
-    rerun = Rerun.resumed(host.stores, host.new_engine, candidate, step_size=host.step_size)
+    rerun = Rerun.resumed(host.stores, host.new_engine, candidate)
     while rerun.advance(entry.position - 1, partial=True):
         pass
     before = host.engine.probe_accuracy()

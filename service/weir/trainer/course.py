@@ -54,7 +54,6 @@ class Course:
         new_engine: NewEngine,
         config: TrainerConfig,
         *,
-        step_size: int,
         tell: Callable[[StepReport], None],
         clock: Callable[[], float],
         own_engine: NewEngine | None = None,
@@ -66,11 +65,9 @@ class Course:
         self.stores = stores
         self.new_engine = new_engine
         self._own_engine = own_engine or new_engine
-        self.step_size = step_size
         self._config = config
         self._tell = tell
         self._clock = clock
-        self._cutter = Cutter(stores.log, step_size=step_size)
         self._told = 0
         self._attempts: Counter[tuple[Cursor, Cursor]] = Counter()
         self._tried: dict[Cursor, Cursor] = {}  # where cuts that failed began and ended: tried again, they are the same
@@ -169,6 +166,7 @@ class Course:
             self.stores.journal.record(decision)
             settle(self.stores, self.stores.log.get(saved.answer.entry), decision)
         self._report = None
+        self._cutter = Cutter(self.stores.log, step_size=self.engine.config.step_size)
         self._cutter.seek(info.cursor)
         self._recorded = {decision.start: decision for decision in self.stores.journal.after(info.cursor)}
         self.stores.log.consumed(info.cursor.position)

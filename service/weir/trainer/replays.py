@@ -26,13 +26,11 @@ class Replays:
         stores: Stores,
         new_engine: NewEngine,
         *,
-        step_size: int,
         status: Callable[[], LearnerStatus],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._stores = stores
         self._new_engine = new_engine
-        self._step_size = step_size
         self._status = status
         self._clock = clock
         self._lock = threading.Lock()
@@ -51,7 +49,7 @@ class Replays:
             if self._thread is not None and self._thread.is_alive():
                 raise Conflict("a replay is running: wait for it, or cancel it", code="replay_running")
             order = replace(order, samples=(*order.samples, *sorted(discarded(self._stores))))
-            rerun = Rerun.of(self._stores, self._new_engine, order, step_size=self._step_size)
+            rerun = Rerun.of(self._stores, self._new_engine, order)
             report = self._begun(rerun, by)
             self._cancelled.clear()
             self._thread = threading.Thread(

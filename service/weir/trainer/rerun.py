@@ -58,7 +58,6 @@ class Rerun:
         *,
         step: int,
         cursor: Cursor,
-        step_size: int,
     ) -> None:
         self._stores = stores
         self.order = order
@@ -71,24 +70,24 @@ class Rerun:
         if order.verdicts is ReplayVerdicts.RECORDED:
             self._recorded = {decision.start: decision for decision in stores.journal.after(cursor)}
         self._producers, self._batches, self._samples = map(set, (order.producers, order.batches, order.samples))
-        self._cutter = Cutter(stores.log, step_size=step_size, keep=self._keeps)
+        self._cutter = Cutter(stores.log, step_size=self.engine.config.step_size, keep=self._keeps)
         self._cutter.seek(cursor)
 
     @staticmethod
-    def of(stores: Stores, new_engine: NewEngine, order: ReplayOrder, *, step_size: int) -> Rerun:
+    def of(stores: Stores, new_engine: NewEngine, order: ReplayOrder) -> Rerun:
         """From the order's checkpoint; raises NotFound, and Conflict when the log does not reach back to it."""
         info, state = stores.checkpoints.load(order.checkpoint)
         check_reach(stores, info.cursor.position, info.id)
-        return Rerun(stores, new_engine, order, state, step=info.step, cursor=info.cursor, step_size=step_size)
+        return Rerun(stores, new_engine, order, state, step=info.step, cursor=info.cursor)
 
     @staticmethod
-    def resumed(stores: Stores, new_engine: NewEngine, candidate: str, *, step_size: int) -> Rerun:
+    def resumed(stores: Stores, new_engine: NewEngine, candidate: str) -> Rerun:
         """From a candidate, where its rerun left off; raises NotFound, and Conflict as ``of`` does."""
         info, state = stores.candidates.load(candidate)
         check_reach(stores, info.cursor.position, info.id)
         extra = Saved.of(state).extra
         order = order_from_values(extra["order"])
-        rerun = Rerun(stores, new_engine, order, state, step=info.step, cursor=info.cursor, step_size=step_size)
+        rerun = Rerun(stores, new_engine, order, state, step=info.step, cursor=info.cursor)
         rerun._decide(*decided(extra))
         rerun.left_out = extra["left_out"]
         return rerun

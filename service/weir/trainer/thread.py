@@ -61,20 +61,12 @@ class Trainer:
         self._checkpoints = stores.checkpoints
         patient = Patience(self._stopping, self._say_what_it_waits_for).over(stores)
         self._course = Course(
-            patient,
-            engines(engine, poisoner),
-            config,
-            step_size=engine.step_size,
-            tell=self._tell,
-            clock=clock,
-            own_engine=own_engine,
+            patient, engines(engine, poisoner), config, tell=self._tell, clock=clock, own_engine=own_engine
         )
         self._reader = Reader(self.engine.recipe, device=engine.device)
         self.publication = self._published()
         self.status = self._measured()
-        self.replays = Replays(
-            stores, engines(engine, poisoner), step_size=engine.step_size, status=lambda: self.status, clock=clock
-        )
+        self.replays = Replays(stores, engines(engine, poisoner), status=lambda: self.status, clock=clock)
 
     @property
     def engine(self) -> Engine:
