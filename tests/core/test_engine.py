@@ -499,18 +499,6 @@ def test_what_is_released_while_the_world_drifts_may_hurt_the_old_one_as_much_as
         assert engine.drift == updated
 
 
-def test_a_best_that_was_measured_on_other_samples_is_forgotten(world: World) -> None:
-    """Earlier versions gave the gate a fifth of a small probe set, and no more."""
-    engine = world.engine()
-    world.run(engine, 1, 2)
-    state = through_json(engine.state())
-    older = {name: t[:40] if "/gate/" in name else t for name, t in state.tensors.items()}
-    assert any(len(t) == 40 for name, t in older.items() if "/gate/" in name)
-    engine.load_state(State(older, state.values))
-    assert not any("/gate/" in name for name in engine.state().tensors)
-    assert [report.updated for report in world.run(engine, 3, 4)] == [True, True]
-
-
 def test_three_vetoes_in_a_row_bring_the_velocity_to_rest(world: World) -> None:
     """Undoing a step restores its momentum, and a harmful one would fail every honest step that follows."""
     engine = world.engine(learner=LearnerConfig(lr=0.05, momentum=0.9))

@@ -75,9 +75,9 @@ def run(world: World, engine: Engine, first: int, last: int) -> list[StepReport]
 
 def test_the_vaccine_never_sees_the_stream_nor_what_decides_about_it(world: World) -> None:
     recorder = Recorder()
-    engine = world.engine(poisoner=recorder, guard=GuardConfig(**CALM, vaccine_refresh=3), probe=1020)
+    engine = world.engine(poisoner=recorder, guard=GuardConfig(**CALM, vaccine_refresh=3), probe=900)
     run(world, engine, 1, 10)
-    known = parts(engine, *world.samples(1020, seed=11))
+    known = parts(engine, *world.samples(900, seed=11))
     stream: set[bytes] = set()
     for number in range(1, 11):
         step = world.step(number, n=24, flipped=2)

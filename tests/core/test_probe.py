@@ -11,7 +11,7 @@ from torch import Tensor
 
 from weir.core.calibration import smallest_size
 from weir.core.config import GuardConfig
-from weir.core.probe import GATED, SHARES, ProbeSet
+from weir.core.probe import SHARES, ProbeSet
 from weir.errors import InvalidProbe
 from weir.types import GuardMode, InputSpec, State
 
@@ -35,7 +35,7 @@ def per_class(probe: ProbeSet) -> dict[str, list[int]]:
     return {name: torch.bincount(probe.part(name).y, minlength=len(probe.info.per_class)).tolist() for name in SHARES}
 
 
-@pytest.mark.parametrize("counts", [(350, 350, 350), (900, 100, 9), (700, 4, 700)])
+@pytest.mark.parametrize("counts", [(140, 140, 140), (300, 40, 9), (4, 4, 4), (100, 4, 100)])
 def test_the_parts_are_disjoint_whole_and_every_class_is_in_each(counts: tuple[int, ...]) -> None:
     x, y = labelled(*counts)
     probe = probe_set(x, y)
@@ -45,7 +45,7 @@ def test_the_parts_are_disjoint_whole_and_every_class_is_in_each(counts: tuple[i
     assert all(min(found) >= 1 for found in per_class(probe).values())
 
 
-@pytest.mark.parametrize("counts", [(350, 350, 350), (900, 100, 21)])
+@pytest.mark.parametrize("counts", [(140, 140, 140), (300, 40, 21)])
 def test_the_parts_have_their_shares_of_every_class(counts: tuple[int, ...]) -> None:
     found = per_class(probe_set(*labelled(*counts)))
     for name, share in SHARES.items():
@@ -53,20 +53,6 @@ def test_the_parts_have_their_shares_of_every_class(counts: tuple[int, ...]) -> 
         for mine, count in zip(found[name], counts, strict=True):
             assert mine == pytest.approx(share * count, abs=3)
     assert sum(SHARES.values()) == pytest.approx(1)
-
-
-@pytest.mark.parametrize("counts", [(140, 140, 140), (300, 40, 9), (4, 4, 4), (100, 4, 100)])
-def test_a_small_gate_borrows_of_what_evidence_is_learned_from_and_of_nothing_else(counts: tuple[int, ...]) -> None:
-    """It has as many as show something, or all there are; of every class its share, and none twice."""
-    x, y = labelled(*counts)
-    probe = probe_set(x, y)
-    fit, threshold, gate, report = (set(map(tuple, probe.part(name).x.tolist())) for name in SHARES)
-    assert len(gate) == len(probe.part("gate").y) == min(GATED, len(y) - len(report))
-    assert not report & (gate | fit | threshold)
-    assert not fit & threshold
-    assert len(fit | threshold | gate | report) == len(y)
-    for mine, count in zip(per_class(probe)["gate"], counts, strict=True):
-        assert mine == pytest.approx(len(gate) * count / len(y), abs=3)
 
 
 def test_the_split_and_the_version_depend_on_the_content_alone() -> None:

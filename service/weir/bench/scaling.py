@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from weir import __version__
 from weir.bench.traffic import hardware
 from weir.core import Engine, EngineConfig, GuardConfig, build
-from weir.core.probe import GATED, SHARES
+from weir.core.probe import SHARES
 from weir.core.ranks import Alone
 from weir.types import InputSpec, Recipe, SampleRef, Step
 
@@ -133,7 +133,7 @@ def parts(plan: Plan, serial: Serial, gpus: int, *, flops: float, parameters: in
     others = (gpus - 1) / gpus
     forwards: float = 4 * plan.step  # scoring, which training goes back through at twice the price, and the anchor
     forwards += plan.probe * (SHARES["fit"] + SHARES["threshold"]) / config.guard.refresh
-    forwards += max(GATED, plan.probe * SHARES["gate"]) / config.gate.turns
+    forwards += plan.probe * SHARES["gate"] / config.gate.turns
     return {
         "compute": forwards / gpus * flops / speed,
         "vaccine": known.vaccine_forwards * 3 * flops / speed / config.guard.vaccine_refresh,

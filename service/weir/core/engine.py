@@ -259,7 +259,7 @@ class Engine:
         self._guard.load_state(state.part("guard"))
         # Not there in the states of earlier versions: measured anew then.
         self._probe_accuracy, self._probe_age = state.values.get("probe_accuracy"), state.values.get("probe_age", 0)
-        self._transaction.load_state(state.part("transaction"), self._guard.probe)
+        self._transaction.load_state(state.part("transaction"))
         self._progressive.load_state(state.part("progressive"))
         self._breaker.load_state(state.part("breaker"))
         self._drift = state.values["drift"]

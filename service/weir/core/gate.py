@@ -40,10 +40,6 @@ class Gate:
         """Whether there is a best to hold the model against."""
         return self._best is not None
 
-    def measured_on(self, n: int) -> bool:
-        """Whether the best was measured on so many samples; it was on any number as long as there is none."""
-        return self._best is None or len(self._best) == n
-
     def rows(self, n: int) -> Tensor | None:
         """Which of ``n`` samples to glance at next; None where all are to be tested."""
         rows = max(FEWEST, math.ceil(n / self._config.turns))

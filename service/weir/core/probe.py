@@ -15,11 +15,10 @@ from weir.core.config import GuardConfig
 from weir.errors import InvalidProbe
 from weir.types import GuardMode, InputSpec, ProbeInfo, State
 
-# What a part decides must not be graded on the samples it was decided with, but for a small gate: see there. Fit and
-# threshold serve together, each sample of them judged by what has not learned from it.
+# What a part decides must not be graded on the samples it was decided with. Fit and threshold serve together, each
+# sample of them judged by what has not learned from it.
 SHARES = {"fit": 0.4, "threshold": 0.3, "gate": 0.2, "report": 0.1}
 LEAST_PER_CLASS = 4  # one for each part
-GATED = 200  # samples that show a step's harm: of 40, half a spread of harm is within chance
 
 
 class Part(NamedTuple):
@@ -39,13 +38,13 @@ class ProbeSet:
         digest = hashlib.sha256(content(x) + content(y)).hexdigest()
         counts = torch.bincount(y).tolist()
         self.info = ProbeInfo(digest[:12], len(y), tuple(counts), created_at, source)
-        self._parts = _with_borrowed(_split(y, seed=int(digest[:8], 16)))
+        self._parts = _split(y, seed=int(digest[:8], 16))
 
     def __len__(self) -> int:
         return len(self.y)
 
     def part(self, name: str) -> Part:
-        """One of fit, threshold, gate and report; the gate's has samples of the first two where it is small."""
+        """One of fit, threshold, gate and report."""
         index = self._parts[name]
         return Part(self.x[index], self.y[index])
 
@@ -110,18 +109,6 @@ def _split(y: Tensor, *, seed: int) -> dict[str, Tensor]:
             behind = min(SHARES, key=lambda name: (len(parts[name]) + 0.5) / SHARES[name])
             parts[behind].append(sample)
     return {name: torch.tensor(sorted(index), dtype=torch.int64) for name, index in parts.items()}
-
-
-def _with_borrowed(parts: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The parts, with the gate's filled up to ``GATED`` samples from those that evidence is learned from.
-
-    What is admitted was chosen with these, and might look less harmful to them than it is. On the benchmark's streams a
-    step's mean harm to them is that to fresh samples within 0.0006 nats, where the gate tolerates 0.02.
-    """
-    rest = torch.cat([parts["threshold"], parts["fit"]]).sort().values
-    lacking = min(max(0, GATED - len(parts["gate"])), len(rest))
-    borrowed = rest[torch.arange(lacking) * len(rest) // max(1, lacking)]  # evenly: they may be in order of class
-    return parts | {"gate": torch.cat([parts["gate"], borrowed]).sort().values}
 
 
 def content(tensor: Tensor) -> bytes:

@@ -140,19 +140,13 @@ class Transaction:
         best = [self._best.state().nest("best")] if self._best else []
         return State.merge(self._gate.state().nest("gate"), *best, State({}, {"drifted": self._drifted}))
 
-    def load_state(self, state: State, probe: ProbeSet | None) -> None:
-        """Replace the best losses, and the best model where one is kept; ``probe`` is what they were measured on.
-
-        Earlier versions gave the gate fewer samples of a small one: what was measured on those is forgotten.
-        """
+    def load_state(self, state: State) -> None:
+        """Replace the best losses, and the best model where one is kept."""
         device = self._network.device
         self._gate.load_state(state.part("gate"), device)
-        self._drifted = state.values["drifted"]
-        if probe is None or not self._gate.measured_on(len(probe.part("gate").y)):
-            self._forget_best()
-            return
         best = state.part("best")
         self._best = Before.from_state(best, device) if best.values and self._keeps_best else None
+        self._drifted = state.values["drifted"]
 
     def _undo(self, before: Before, outcome: Outcome) -> None:
         """Take the step back; or, where the policy says so, all that came after the best model."""
