@@ -41,7 +41,8 @@ def ci() -> list[Cell]:
         *product(("clean", "accumulative", "backdoor", "drift_sudden"), CORE, (0, 1), LEARNING),
         *product(("adaptive",), CORE, (0, 1, 2), LEARNING),
         *product(("accumulative", "label_flip"), CORE, (0, 1), SETTLED),
-        *product(("accumulative",), CORE, (0, 1, 2), FROZEN),  # on so small a model one seed says little
+        # One with convolutions; with batch norm it gains 8 points, and 5 % of these, a bar, are one test sample.
+        *product(("accumulative",), CORE, (0, 1, 2), UNNORMED),
     ]
 
 
