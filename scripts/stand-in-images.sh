@@ -46,14 +46,14 @@ make_base() {
     apt-get update -qq
     apt-get install -y -qq --no-install-recommends debootstrap >/dev/null
   fi
-  debootstrap --variant=minbase --include=ca-certificates bookworm "$WORK/root" "$(debian_mirror)" >"$WORK/log" ||
+  debootstrap --variant=minbase --include=ca-certificates bookworm "$WORK/debian" "$(debian_mirror)" >"$WORK/log" ||
     { tail -n 20 "$WORK/log" >&2; fail "debootstrap failed"; }
-  rm -rf "$WORK"/root/var/cache/apt/archives/*.deb "$WORK"/root/usr/share/{doc,man,locale,info}/*
+  rm -rf "$WORK"/debian/var/cache/apt/archives/*.deb "$WORK"/debian/usr/share/{doc,man,locale,info}/*
   # The next release too: its Prometheus and Alertmanager are current enough to be what is pinned.
-  echo "deb $(debian_mirror) trixie main" >"$WORK/root/etc/apt/sources.list.d/trixie.list"
-  printf 'Package: *\nPin: release n=trixie\nPin-Priority: 100\n' >"$WORK/root/etc/apt/preferences.d/trixie"
-  tar -C "$WORK/root" -c . | docker import -c "LABEL $LABEL=yes" -c 'ENV LANG=C.UTF-8' - "$BASE-bare" >/dev/null
-  rm -rf "$WORK/root"
+  echo "deb $(debian_mirror) trixie main" >"$WORK/debian/etc/apt/sources.list.d/trixie.list"
+  printf 'Package: *\nPin: release n=trixie\nPin-Priority: 100\n' >"$WORK/debian/etc/apt/preferences.d/trixie"
+  tar -C "$WORK/debian" -c . | docker import -c "LABEL $LABEL=yes" -c 'ENV LANG=C.UTF-8' - "$BASE-bare" >/dev/null
+  rm -rf "$WORK/debian"
   # The lists of packages stay in it: five images are made from them.
   docker build --network host -q -t "$BASE" - >/dev/null <<D
 FROM $BASE-bare
