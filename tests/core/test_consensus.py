@@ -12,6 +12,7 @@ from torch import Tensor
 from weir.core import witnesses as module
 from weir.core.calibration import Calibration, Scores, Trusted
 from weir.core.consensus import FEWEST_WITNESSES, Common, Consensus
+from weir.core.roster import Roster
 from weir.core.witnesses import ACTIVE, ESTABLISHED
 from weir.types import State
 
@@ -41,7 +42,7 @@ def owners(names: Sequence[str]) -> list[str]:
 def explain(
     consensus: Consensus, residual: Tensor, names: Sequence[str], step: int, calibration: Calibration
 ) -> Common:
-    return consensus.explain(residual, [0] * len(residual), owners(names), step, calibration)
+    return consensus.explain(residual, Roster(owners(names), [0] * len(residual)), step, calibration)
 
 
 def run(
@@ -185,7 +186,11 @@ def test_the_number_of_producers_is_bounded_and_the_longest_unseen_goes_first(ca
     state = consensus.state()
     assert [name for name, _, _ in state.values["producers"]] == ["dan", "ann", "eve", "fay"]
     assert len(state.tensors["sums"]) == 4
-    assert explain(consensus, rows([0.0] * 9, seed=1), list("abcdefghi"), 9, calibration).residual.shape == (90, 3)
+    for step in range(9, 12):  # a step may have more producers than that, and established ones
+        common = explain(consensus, rows([2.0] * 9, seed=step), list("abcdefghi"), step, calibration)
+    assert common.excused == tuple("abcdefghi")
+    explain(consensus, rows([2.0], seed=12), ["a"], 12, calibration)
+    assert len(consensus.state().tensors["sums"]) == 4
 
 
 def test_only_the_most_recent_producers_are_asked(calibration: Calibration, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,7 +271,8 @@ def settle(
 ) -> tuple[Scores, Scores]:
     """Scores of one step before and after."""
     before = scores(shifts, seed=step)
-    return before, consensus.settle(before, excused, owners(names[: len(shifts)]), step)
+    roster = Roster(owners(names[: len(shifts)]), [0] * len(before.score))
+    return before, consensus.settle(before, excused, roster, step)
 
 
 def settled(shifts: Sequence[float], *, excused: Sequence[str] = NAMES, steps: int = 12) -> tuple[Tensor, Tensor]:

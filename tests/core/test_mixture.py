@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from weir.core.mixture import MEMORY, PRIOR, prior, responsibilities, suspect_share, update
+from weir.core.mixture import MEMORY, PRIOR, prior, responsibilities, suspect_share, update, update_each
 
 
 def known_ratios(n: int, share: float, *, seed: int, distance: float = 2.0) -> tuple[Tensor, Tensor]:
@@ -82,6 +82,18 @@ def test_belief_is_worth_no_more_than_the_memory_or_the_last_group(n: int) -> No
         believed = update(believed, torch.rand(n, 2, generator=torch.Generator().manual_seed(0)))
         assert float(believed.sum()) <= max(MEMORY, n + 1) + 1e-9
     assert float(believed.sum()) == pytest.approx(max(MEMORY, n + 1))
+
+
+def test_many_groups_at_once_are_what_each_is_alone() -> None:
+    """To the last bit, though some settle long before others."""
+    generator = torch.Generator().manual_seed(3)
+    sizes = torch.tensor([1, 2, 0, 150, 7, 40, 1, 300])
+    group = torch.repeat_interleave(torch.arange(8), sizes)[torch.randperm(int(sizes.sum()), generator=generator)]
+    ratios = torch.randn(len(group), 3, generator=generator).mul(2).exp()
+    believed = prior(3) * (1 + 9 * torch.rand(8, 1, generator=generator, dtype=torch.float64))
+    together = update_each(believed, ratios, group)
+    for number in range(8):
+        assert torch.equal(together[number], update(believed[number], ratios[group == number]))
 
 
 @pytest.mark.parametrize("top", [1.0, 1e30, float("1e38")])

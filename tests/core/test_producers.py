@@ -15,7 +15,8 @@ from weir.core import mixture
 from weir.core import producers as module
 from weir.core.calibration import Calibration, Scores, Trusted, group_threshold
 from weir.core.config import GuardConfig
-from weir.core.producers import ALLOWANCE, Alarm, Producers
+from weir.core.producers import ALLOWANCE, CHUNKS, Alarm, Producers
+from weir.core.roster import Roster
 from weir.types import ProducerReport, Reason, SampleVerdict, Standing, State, Verdict
 
 TRUSTED = 200
@@ -42,7 +43,7 @@ def of(normal: Tensor, ratios: Tensor | None = None) -> Scores:
 
 def observe(producers: Producers, normal: Tensor, names: list[str], calibration: Calibration) -> Mapping[str, Alarm]:
     """One step in which every sample is of class 0."""
-    return producers.observe(of(normal), [0] * len(names), names, calibration)
+    return producers.observe(of(normal), Roster(names, [0] * len(names)), calibration)
 
 
 def standing(producers: Producers) -> dict[str, Standing]:
@@ -143,8 +144,35 @@ def test_a_window_is_bounded_however_small_the_steps(calibration: Calibration) -
     assert len(producers.state().values["records"]["ann"]["chunks"]) == 20
 
 
-def test_a_restart_goes_on_alike(calibration: Calibration) -> None:
-    one, other = (Producers(GuardConfig(producer_window=10)) for _ in range(2))
+def test_samples_sent_one_by_one_are_judged_as_together_and_take_no_more_room(calibration: Calibration) -> None:
+    one_by_one, together = (Producers(GuardConfig(producer_window=160)) for _ in range(2))
+    for seed in range(40):
+        step = scores(10, seed=seed)
+        observe(together, step, ["ann"] * 10, calibration)
+        for row in step:
+            observe(one_by_one, row[None], ["ann"], calibration)
+    chunks = one_by_one.state().values["records"]["ann"]["chunks"]
+    assert [classes for classes, _ in chunks] == [[(0, 10)]] * CHUNKS
+    assert record(one_by_one).score == pytest.approx(record(together).score)
+
+
+def test_many_producers_in_one_step_are_judged_as_each_in_a_step_of_its_own(calibration: Calibration) -> None:
+    mixed, alone = Producers(GuardConfig(producer_window=32)), Producers(GuardConfig(producer_window=32))
+    for seed in range(12):
+        names = [f"p{(row * row + seed) % 23}" for row in range(90)]
+        hostile = torch.tensor([name in ("p1", "p4") for name in names])
+        step = scores(90, seed=seed) + 2.0 * hostile[:, None]
+        seen = observe(mixed, step, names, calibration)
+        for name in dict.fromkeys(names):
+            mine = [row for row, sender in enumerate(names) if sender == name]
+            observe(alone, step[mine], [name] * len(mine), calibration)
+    assert {"p1", "p4"} <= set(seen)
+    assert mixed.state() == alone.state()
+
+
+@pytest.mark.parametrize("window", [10, 160])  # one of whole steps, and one of chunks that grow
+def test_a_restart_goes_on_alike(calibration: Calibration, window: int) -> None:
+    one, other = (Producers(GuardConfig(producer_window=window)) for _ in range(2))
     for seed in range(10):
         shift = torch.tensor([0.5, 0.5, 6.0] * 2)[:, None]
         observe(one, scores(6, seed=seed) + shift, ["bob", "ann", "eve"] * 2, calibration)
@@ -185,7 +213,7 @@ def test_what_no_window_shows_adds_up(calibration: Calibration) -> None:
     rises = torch.tensor([1.5, -0.5, -0.5, -0.5]) + torch.zeros(3, 4)
     seen = []
     for _ in range(40):
-        alarms = producers.observe(of(rises, torch.full((3, 1), 10.0)), [0] * 3, ["ann"] * 3, calibration)
+        alarms = producers.observe(of(rises, torch.full((3, 1), 10.0)), Roster(["ann"] * 3, [0] * 3), calibration)
         found = record(producers)
         assert found.score is not None
         assert found.threshold is not None
@@ -218,7 +246,7 @@ def test_nobody_is_suspended_whose_samples_look_like_no_attack(calibration: Cali
     producers = Producers(GuardConfig())
     strange = scores(20, seed=1, shift=3.0)
     for _ in range(5):
-        alarms = producers.observe(of(strange, torch.full((20, 1), 0.1)), [0] * 20, ["ann"] * 20, calibration)
+        alarms = producers.observe(of(strange, torch.full((20, 1), 0.1)), Roster(["ann"] * 20, [0] * 20), calibration)
     found = record(producers)
     assert found.standing is Standing.WATCHED
     assert found.sequential_score is not None
@@ -238,7 +266,7 @@ def test_an_alarm_is_of_all_samples_where_most_look_like_an_attack(
     normal[:hostile] += 4.0
     ratios = torch.where(torch.arange(20) < hostile, 50.0, 0.2)[:, None]
     for _ in range(5):
-        alarms = producers.observe(of(normal, ratios), [0] * 20, ["ann"] * 20, calibration)
+        alarms = producers.observe(of(normal, ratios), Roster(["ann"] * 20, [0] * 20), calibration)
     assert alarms["ann"].whole == whole
     assert mixture.suspect_share(alarms["ann"].believed) == pytest.approx(hostile / 20, abs=0.08)
     assert record(producers).suspect_share == pytest.approx(mixture.suspect_share(alarms["ann"].believed))

@@ -13,6 +13,7 @@ from weir.core import mixture
 from weir.core.calibration import Calibration, Scores, Trusted
 from weir.core.config import GuardConfig
 from weir.core.producers import Alarm, Producers
+from weir.core.roster import Roster
 from weir.core.suspicion import Jury, Suspicion
 from weir.core.vaccine import Labelled, Vaccine, folds_of
 from weir.types import Reason
@@ -49,7 +50,7 @@ def suspect(
     *,
     drift: bool = False,
 ) -> Suspicion:
-    return Jury(CONFIG).suspect(scores, [0] * len(names), names, alarms, calibration, drift=drift)
+    return Jury(CONFIG).suspect(scores, Roster(names, [0] * len(names)), alarms, calibration, drift=drift)
 
 
 def alarm(scores: Scores, rows: Sequence[int], *, whole: bool) -> Alarm:
@@ -93,7 +94,7 @@ def test_no_more_clean_samples_are_held_than_the_narrow_rate_whatever_is_believe
     believed = torch.tensor([10.0, 90.0, 0.0], dtype=torch.float64)
     jury = Jury(GuardConfig(sample_rate=0.001, narrow_rate=narrow, step_rate=1e-9))
     names = ["ann"] * 5_000
-    found = jury.suspect(scores, [0] * 5_000, names, {"ann": Alarm(False, believed)}, calibration, drift=False)
+    found = jury.suspect(scores, Roster(names, [0] * 5_000), {"ann": Alarm(False, believed)}, calibration, drift=False)
     share = held(found.reasons, torch.ones(5_000), Reason.PRODUCER)
     slack = 3.5 * (narrow / 5_000 + narrow / 2_000) ** 0.5
     assert share <= narrow + slack
@@ -210,7 +211,7 @@ def test_the_records_and_the_jury_together_hold_what_is_hostile(calibration: Cal
     counted: Counter[tuple[str, bool, bool]] = Counter()
     for step in range(30):
         scores = score(calibration, draw(60, seed=100 + step, hostile=hostile))
-        alarms = producers.observe(scores, [0] * 60, names, calibration)
+        alarms = producers.observe(scores, Roster(names, [0] * 60), calibration)
         found = suspect(scores, names, alarms, calibration)
         if step >= 10:
             parts = zip(names, hostile.tolist(), found.reasons, strict=True)

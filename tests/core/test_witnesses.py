@@ -12,7 +12,8 @@ from weir.core.witnesses import Middle
 def test_a_median_without_one_row_is_that_of_the_others(n: int) -> None:
     values = torch.randn(n, 40, generator=torch.Generator().manual_seed(n)).round()  # many of them tie
     middle = Middle(values)
-    assert torch.equal(middle.without(None), values.median(0).values)
+    found = middle.without([None, *range(n)])
+    assert torch.equal(found[0], values.median(0).values)
     for row in range(n):
         others = [other for other in range(n) if other != row]
-        assert torch.equal(middle.without(row), values[others].median(0).values)
+        assert torch.equal(found[1 + row], values[others].median(0).values)

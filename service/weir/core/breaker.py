@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from weir.core.config import BreakerConfig
 from weir.core.judgement import Judgement
-from weir.core.producers import rows_of
+from weir.core.roster import rows_of
 from weir.types import BreakerPolicy, State, Verdict
 
 MEMORY = 1_000.0  # samples of a producer after which older ones have faded: one bad step opens nothing

@@ -152,13 +152,18 @@ class Calibration:
         return residual * self._evidence_spread + self._evidence_means[self._known(y)]
 
     def group_statistic(self, mean: Tensor, classes: Mapping[int, int]) -> float:
-        """How far a group's mean normal scores (k,) stand out: the largest column's z; ``classes`` counts its labels.
+        """How far a group's mean normal scores (k,) stand out: the largest z; ``classes`` counts its labels."""
+        return float(self.group_statistics(mean[None], [classes])[0])
+
+    def group_statistics(self, means: Tensor, classes: Sequence[Mapping[int, int]]) -> Tensor:
+        """How far each group's mean normal scores (groups, k) stand out (groups,).
 
         The variance of a mean of n scores is not 1/n but 1/n + Σ_c (n_c/n)² / m_c, since the m_c trusted samples of a
         class are the same for all of them: without the second term a large group, or one of few classes, would always
         alarm in the end.
         """
-        return float(mean.max()) / math.sqrt(1 / sum(classes.values()) + self.shared_variance(classes))
+        variances = [1 / sum(counts.values()) + self.shared_variance(counts) for counts in classes]
+        return means.amax(1).double().cpu() / torch.tensor(variances, dtype=torch.float64).sqrt()
 
     def shared_variance(self, classes: Mapping[int, int]) -> float:
         """Variance of a mean normal score that more samples of these ``classes`` (counts) do not take away."""

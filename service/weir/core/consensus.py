@@ -7,16 +7,17 @@ the scores still have in common then is taken out of them as well.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import compress
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from weir.core.calibration import Calibration, Scores, group_threshold
-from weir.core.producers import rows_of
-from weir.core.witnesses import MEMORY, Middle, Recent, Witnesses, means_and_spreads
+from weir.core.roster import Roster
+from weir.core.witnesses import MEMORY, Middle, Recent, Witnesses, means, spreads
 from weir.types import State
 
 OTHERS = 3  # producers besides one's own: fewer cannot outvote a hostile one
@@ -52,50 +53,39 @@ class Consensus:
         self._evidence = Witnesses(most)
         self._scores = Witnesses(most)  # of those who are excused alone
 
-    def explain(
-        self, residual: Tensor, labels: Sequence[int], producers: Sequence[str], step: int, calibration: Calibration
-    ) -> Common:
+    def explain(self, residual: Tensor, roster: Roster, step: int, calibration: Calibration) -> Common:
         """Take in one step's residuals (n, k), and take out of them what each producer's others show as well."""
-        residual_cpu = residual.double().cpu()
-        sent = rows_of(producers)
-        for name, rows in sent.items():
-            self._evidence.take(name, residual_cpu[rows], step)
+        numbers = residual.double().cpu()
+        self._evidence.take(roster, numbers, step)
         asked = self._evidence.asked(step)
         if len(asked) <= OTHERS:
             return Common(residual)
-        means, spreads = (Middle(of) for of in means_and_spreads(list(asked.values())))
-        place = {name: row for row, name in enumerate(asked)}
-        explained = residual_cpu.clone()
-        excused = []
-        for name, rows in sent.items():
-            shift, spread = (middle.without(place.get(name)) for middle in (means, spreads))
-            shift = torch.where(shift > self._bound([labels[row] for row in rows], calibration), shift, 0.0)
-            # Nobody is excused further than he moved himself, nor for a world that became easier.
-            shift = torch.minimum(shift, self._evidence.mean(name).clamp_min(0.0))
-            if bool((shift > 0).any()):
-                excused.append(name)
-                widened = torch.where(shift > 0, spread.clamp_min(1.0), 1.0)
-                explained[rows] = (explained[rows] - shift) / widened
+        recent, places = list(asked.values()), _places(roster.rows, among=asked)
+        shift, spread = (Middle(of(recent)).without(places) for of in (means, spreads))
+        shift = torch.where(shift > self._bounds(roster, calibration), shift, 0.0)
+        # Nobody is excused further than he moved himself, nor for a world that became easier.
+        shift = torch.minimum(shift, self._evidence.means(roster.rows))
+        shift = torch.where(shift > 0, shift, 0.0)  # not: who sent nothing finite has a mean that is no number
+        widened = torch.where(shift > 0, spread.clamp_min(1.0), 1.0)
+        excused = tuple(compress(roster.rows, (shift > 0).any(1).tolist()))
         newly = tuple(name for name in excused if not self._scores.knows(name, step))
-        return Common(explained.to(residual), tuple(excused), newly)
+        explained = (numbers - shift[roster.place]) / widened[roster.place]
+        return Common(explained.to(residual) if excused else residual, excused, newly)
 
-    def settle(self, scores: Scores, excused: Sequence[str], producers: Sequence[str], step: int) -> Scores:
+    def settle(self, scores: Scores, excused: Sequence[str], roster: Roster, step: int) -> Scores:
         """Take out of the scores of explained evidence what those of the other excused producers show as well."""
         columns = torch.cat([scores.normal, scores.ratios], dim=1).double().cpu()
         width = scores.normal.shape[1]
-        normal, ratios = columns[:, :width].clone(), columns[:, width:].clone()
-        sent = rows_of(producers)
-        for name in excused:
-            self._scores.take(name, columns[sent[name]], step)
+        self._scores.take(roster, columns, step, names=frozenset(excused))
         asked = self._scores.asked(step)
-        place = {name: row for row, name in enumerate(asked)}
-        middle = Middle(torch.stack([recent.mean for recent in asked.values()])) if asked else None
-        for name in excused:
-            if middle is None or len(asked) - (name in asked) < FEWEST_WITNESSES:
-                continue
-            shared = torch.minimum(middle.without(place.get(name)), self._scores.mean(name))
-            normal[sent[name]] -= shared[:width].clamp_min(0.0)
-            ratios[sent[name]] /= shared[width:].clamp_min(1.0)
+        told = [name for name in excused if len(asked) - (name in asked) >= FEWEST_WITNESSES]
+        if not told:
+            return scores
+        others = Middle(means(list(asked.values()))).without(_places(told, among=asked))
+        shared = torch.zeros(len(roster), columns.shape[1], dtype=torch.float64)
+        shared[[roster.number[name] for name in told]] = torch.minimum(others, self._scores.means(told))
+        normal = columns[:, :width] - shared[:, :width].clamp_min(0.0)[roster.place]
+        ratios = columns[:, width:] / shared[:, width:].clamp_min(1.0)[roster.place]
         return replace(scores, normal=normal.to(scores.normal), ratios=ratios.to(scores.ratios))
 
     def recollection(self, producers: Sequence[str]) -> Recollection:
@@ -127,8 +117,14 @@ class Consensus:
         """Start the scores anew: their columns have another meaning now, and those of the evidence have not."""
         self._scores.forget()
 
-    def _bound(self, labels: Sequence[int], calibration: Calibration) -> float:
-        """How far a median of means may be off by chance."""
-        classes = {label: labels.count(label) for label in set(labels)}
-        variance = 1 / MEMORY + calibration.shared_variance(classes)
-        return float(group_threshold(self._rate, calibration.columns) * variance**0.5)
+    def _bounds(self, roster: Roster, calibration: Calibration) -> Tensor:
+        """How far a median of means may be off by chance, for each producer (producers, 1)."""
+        variances = [1 / MEMORY + calibration.shared_variance(classes) for classes in roster.classes]
+        z = group_threshold(self._rate, calibration.columns)
+        return z * torch.tensor(variances, dtype=torch.float64).sqrt()[:, None]
+
+
+def _places(names: Iterable[str], *, among: Iterable[str]) -> list[int | None]:
+    """Where each name is among others, None where it is not."""
+    place = {name: row for row, name in enumerate(among)}
+    return [place.get(name) for name in names]

@@ -20,6 +20,7 @@ from weir.core.probe import ProbeSet
 from weir.core.producers import MOST_PRODUCERS, Producers
 from weir.core.published import judge_mean
 from weir.core.ranks import ALONE, Ranks
+from weir.core.roster import Roster
 from weir.core.snapshots import Snapshot, Snapshots
 from weir.core.suspicion import Jury
 from weir.core.task import Task
@@ -131,11 +132,11 @@ class Guard:
             return accept_all(x, Reason.UNARMED, len(y))
         if self.mode is GuardMode.DSC:
             return self._judge_mean(step, x, y, snapshot, updates)
-        labels = step.y.tolist()
-        calibration, evidence, scores, common = self._measured(step, x, y, current, snapshot, updates)
+        roster = Roster(step.producers, step.y.tolist())
+        calibration, evidence, scores, common = self._measured(step, roster, x, y, current, snapshot, updates)
         self.producers.clear(common.newly)  # what they were seen to change before others did was the world's
-        alarms = self.producers.observe(scores, labels, step.producers, calibration)
-        suspicion = self._jury.suspect(scores, labels, step.producers, alarms, calibration, drift=common.drift)
+        alarms = self.producers.observe(scores, roster, calibration)
+        suspicion = self._jury.suspect(scores, roster, alarms, calibration, drift=common.drift)
         corrected, fixed = x, frozenset[int]()
         if self.mode is GuardMode.WEIR:
             corrected, fixed = self._correct(x, y, suspicion.reasons, snapshot, calibration)
@@ -227,10 +228,10 @@ class Guard:
         self, scores: Scores, discrepancy: Tensor, reasons: Sequence[Reason], fixed: frozenset[int]
     ) -> tuple[SampleVerdict, ...]:
         columns = torch.stack([scores.score, scores.threshold, discrepancy, scores.p], dim=1).tolist()
-        verdicts = []
+        acts, verdicts = self.mode is GuardMode.WEIR, []
         for index, (reason, numbers) in enumerate(zip(reasons, columns, strict=True)):
             verdict = Verdict.ACCEPT
-            if self.mode is GuardMode.WEIR and reason is not Reason.CLEAN:
+            if acts and reason is not Reason.CLEAN:
                 verdict = Verdict.CORRECT if index in fixed else Verdict.QUARANTINE
             verdicts.append(SampleVerdict(verdict, reason, *numbers))
         return tuple(verdicts)
@@ -251,7 +252,14 @@ class Guard:
         return judge_mean(x, self._ranks.own(y), discrepancy, threshold, self._correction)
 
     def _measured(
-        self, step: Step, x: Tensor, y: Tensor, current: Outputs, snapshot: Snapshot, updates: int
+        self,
+        step: Step,
+        roster: Roster,
+        x: Tensor,
+        y: Tensor,
+        current: Outputs,
+        snapshot: Snapshot,
+        updates: int,
     ) -> tuple[Calibration, Tensor, Scores, Common]:
         """The calibration for this step, its evidence (n, signals) and scores, all measured with the same influence.
 
@@ -264,8 +272,8 @@ class Guard:
         known = self._consensus.recollection(step.producers)
         while True:
             evidence = measured.whole(replace(view, influence=calibration.trusted.influence), len(y))
-            scores, common = self._scored(evidence, step, calibration)
-            if self._measured_at == updates or not self._doubtful(scores, step, calibration):
+            scores, common = self._scored(evidence, step, roster, calibration)
+            if self._measured_at == updates or not self._doubtful(scores, roster, calibration):
                 return calibration, evidence, scores, common
             self._consensus.recollect(known)
             self._measure_share()
@@ -274,15 +282,15 @@ class Guard:
                 self._measured_at = updates
             calibration = self._use(measured.trusted(snapshot))
 
-    def _scored(self, evidence: Tensor, step: Step, calibration: Calibration) -> tuple[Scores, Common]:
+    def _scored(self, evidence: Tensor, step: Step, roster: Roster, calibration: Calibration) -> tuple[Scores, Common]:
         """The scores of a step's evidence (n, signals) without what is common, which is said beside them."""
         standardised = calibration.standardise(evidence)
         residual = calibration.residual(standardised, step.y)
-        common = self._consensus.explain(residual, step.y.tolist(), step.producers, step.number, calibration)
+        common = self._consensus.explain(residual, roster, step.number, calibration)
         if not common.drift:
             return calibration.score(standardised, step.y), common
         scores = calibration.score(calibration.restored(common.residual, step.y), step.y)
-        return self._consensus.settle(scores, common.excused, step.producers, step.number), common
+        return self._consensus.settle(scores, common.excused, roster, step.number), common
 
     def _calibrated(self, snapshot: Snapshot, step: Step, updates: int) -> Calibration:
         """The calibration for this step, of trusted samples each of which was measured in the last ``refresh`` steps.
@@ -330,11 +338,10 @@ class Guard:
         measured.measure(turn)
         return turn
 
-    def _doubtful(self, scores: Scores, step: Step, calibration: Calibration) -> bool:
+    def _doubtful(self, scores: Scores, roster: Roster, calibration: Calibration) -> bool:
         """Whether the step, or the newest samples of one of its producers, would be near an alarm."""
-        labels = step.y.tolist()
-        alike = self._jury.statistic(scores, labels, calibration)
-        newest = self.producers.foresee(scores, labels, step.producers, calibration)
+        alike = self._jury.statistic(scores, roster, calibration)
+        newest = self.producers.foresee(scores, roster, calibration)
         bounds = (
             group_threshold(rate, calibration.columns) for rate in (self._config.step_rate, self._config.producer_rate)
         )

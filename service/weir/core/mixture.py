@@ -23,19 +23,36 @@ def prior(attacks: int) -> Tensor:
 
 def update(believed: Tensor, ratios: Tensor) -> Tensor:
     """Counts (1 + attacks,) after a group with likelihood ratios (n, attacks) of attack against clean."""
-    kept = believed * min(1.0, max(MEMORY - len(ratios), 1.0) / float(believed.sum()))
-    counts = kept
+    return update_each(believed[None], ratios, torch.zeros(len(ratios), dtype=torch.int64))[0]
+
+
+def update_each(believed: Tensor, ratios: Tensor, group: Tensor) -> Tensor:
+    """Counts (groups, 1 + attacks) of many groups at once; ``group`` (n,) says which one each sample is of."""
+    odds, sizes = _odds(ratios), torch.bincount(group, minlength=len(believed))
+    kept = believed * ((MEMORY - sizes).clamp_min(1.0) / believed.sum(1)).clamp_max(1.0)[:, None]
+    counts, moving = kept, torch.ones(len(kept), 1, dtype=torch.bool)
     for _ in range(ROUNDS):
-        before, counts = counts, kept + responsibilities(counts, ratios).sum(0)
-        if float((counts - before).abs().max()) < SETTLED:
+        found = kept.index_add(0, group, _weighed(odds, counts[group]))
+        # Who has settled stays there, as if alone.
+        before, counts = counts, torch.where(moving, found, counts)
+        moving = ~((counts - before).abs().amax(1, keepdim=True) < SETTLED)
+        if not bool(moving.any()):
             break
     return counts
 
 
 def responsibilities(counts: Tensor, ratios: Tensor) -> Tensor:
     """The chance (n, 1 + attacks) that each sample is clean, or of each attack."""
-    odds = torch.cat([torch.ones(len(ratios), 1, dtype=torch.float64), ratios.double().cpu()], dim=1)
-    weighed = odds * (counts / counts.sum())
+    return _weighed(_odds(ratios), counts)
+
+
+def _odds(ratios: Tensor) -> Tensor:
+    """Likelihoods (n, 1 + attacks) float64 of clean and of each attack, against clean."""
+    return torch.cat([torch.ones(len(ratios), 1, dtype=torch.float64), ratios.double().cpu()], dim=1)
+
+
+def _weighed(odds: Tensor, counts: Tensor) -> Tensor:
+    weighed = odds * (counts / counts.sum(-1, keepdim=True))
     return weighed / weighed.sum(1, keepdim=True)
 
 

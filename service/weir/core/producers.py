@@ -14,38 +14,60 @@ from torch import Tensor
 from weir.core import mixture
 from weir.core.calibration import Calibration, Scores, group_threshold
 from weir.core.config import GuardConfig
+from weir.core.roster import Roster
 from weir.types import ProducerReport, SampleVerdict, Standing, State, Verdict
 
 MOST_PRODUCERS = 10_000  # memory is bounded even when every sample names a new one
 MAJORITY = 0.75  # suspect share from which on a producer is held whole, and not sample by sample
+CHUNKS = 16  # of a window, about: a chunk has a sixteenth of it at least, but for the newest
 ALLOWANCE = 0.25  # standard deviations per sample that sequential evidence forgives, beyond what calibration may be off
 
 
 class _Chunk(NamedTuple):
-    """One step's samples of a producer: how many of each class, and the sum of every column of normal scores."""
+    """Some samples of a producer: how many of each class, and the sum (columns,) of their normal scores."""
 
-    classes: dict[int, int]
-    sums: list[float]
+    classes: Counter[int]
+    sums: Tensor
 
-    @staticmethod
-    def of(scores: Scores, labels: Sequence[int], rows: Sequence[int]) -> _Chunk:
-        """These rows of a step's scores."""
-        return _Chunk(dict(Counter(labels[row] for row in rows)), scores.normal[list(rows)].sum(0).tolist())
+    def joined(self, later: _Chunk) -> _Chunk:
+        """These samples and later ones."""
+        return _Chunk(self.classes + later.classes, self.sums + later.sums)
 
-    def __len__(self) -> int:
-        return sum(self.classes.values())
+
+@dataclass(slots=True)
+class _Window:
+    """A producer's newest samples, in chunks, and how many of each class these are."""
+
+    chunks: deque[_Chunk] = field(default_factory=deque)
+    classes: Counter[int] = field(default_factory=Counter)
+
+    def copy(self) -> _Window:
+        """Another one of the same samples."""
+        return _Window(self.chunks.copy(), self.classes.copy())
+
+    def take(self, chunk: _Chunk, size: int) -> None:
+        """Add samples, and let go of the oldest chunks that ``size`` samples are covered without.
+
+        One that is small grows: who sends samples one by one would have ``size`` chunks.
+        """
+        if self.chunks and self.chunks[-1].classes.total() < size // CHUNKS:
+            self.chunks[-1] = self.chunks[-1].joined(chunk)
+        else:
+            self.chunks.append(chunk)
+        self.classes.update(chunk.classes)
+        while self.classes.total() - self.chunks[0].classes.total() >= size:
+            self.classes -= self.chunks.popleft().classes
 
 
 @dataclass(slots=True)
 class _Record:
     """What is known of one producer.
 
-    ``chunks`` hold the newest samples, ``classes`` how many of each class these are, ``cumulative`` the CUSUM of every
-    column, ``believed`` the counts of clean samples and of each attack that its samples stand for.
+    ``cumulative`` is the CUSUM of every column, ``believed`` the counts of clean samples and of each attack that its
+    samples stand for.
     """
 
-    chunks: deque[_Chunk] = field(default_factory=deque)
-    classes: Counter[int] = field(default_factory=Counter)
+    window: _Window = field(default_factory=_Window)
     seen: int = 0
     held: int = 0
     corrected: int = 0
@@ -53,18 +75,6 @@ class _Record:
     cumulative: list[float] = field(default_factory=list)
     believed: list[float] = field(default_factory=list)
     standing: Standing = Standing.GOOD
-
-    def take(self, chunk: _Chunk, window: int) -> None:
-        """Add a chunk, and let go of those that ``window`` samples are covered without."""
-        self.chunks.append(chunk)
-        self.classes.update(chunk.classes)
-        while self.classes.total() - len(self.chunks[0]) >= window:
-            self.classes.subtract(self.chunks.popleft().classes)
-
-    def statistic(self, calibration: Calibration) -> float:
-        """How far the newest samples stand out together, as a z."""
-        sums = torch.tensor([chunk.sums for chunk in self.chunks], dtype=torch.float64).sum(0)
-        return calibration.group_statistic(sums / self.classes.total(), self.classes)
 
     @property
     def suspect_share(self) -> float:
@@ -94,34 +104,28 @@ class Producers:
         self._reports: dict[str, ProducerReport] = {}
         self._changed: dict[str, None] = {}  # since they were reported, in the order of the records
 
-    def observe(
-        self, scores: Scores, labels: Sequence[int], producers: Sequence[str], calibration: Calibration
-    ) -> Mapping[str, Alarm]:
-        """Take one step's scores with the label and the producer of each row; returns who alarms."""
+    def observe(self, scores: Scores, roster: Roster, calibration: Calibration) -> Mapping[str, Alarm]:
+        """Take one step's scores, of the rows of a roster; returns who alarms."""
         self._measured_in(calibration.columns)
-        alarms = {}
-        for producer, rows in rows_of(producers).items():
-            record = self._record(producer)
-            chunk = _Chunk.of(scores, labels, rows)
-            believed = self._believe(record, scores.ratios[rows])
-            self._extend(record, chunk, calibration)
-            self._accumulate(record, chunk, calibration)
-            if record.standing is not Standing.GOOD:
-                whole = record.standing is Standing.SUSPENDED or record.suspect_share >= MAJORITY
-                alarms[producer] = Alarm(whole, believed)
-        return alarms
+        records = [self._record(producer) for producer in roster.rows]
+        sums = roster.sums(scores.normal.cpu())
+        self._believe(records, scores.ratios, roster)
+        self._extend(records, sums, roster, calibration)
+        self._accumulate(records, sums, roster, calibration)
+        return {
+            producer: Alarm(
+                whole=record.standing is Standing.SUSPENDED or record.suspect_share >= MAJORITY,
+                believed=torch.tensor(record.believed, dtype=torch.float64),
+            )
+            for producer, record in zip(roster.rows, records, strict=True)
+            if record.standing is not Standing.GOOD
+        }
 
-    def foresee(
-        self, scores: Scores, labels: Sequence[int], producers: Sequence[str], calibration: Calibration
-    ) -> float:
+    def foresee(self, scores: Scores, roster: Roster, calibration: Calibration) -> float:
         """The largest z that the newest samples of any producer would have, were this step's scores observed."""
-        highest = -math.inf
-        for producer, rows in rows_of(producers).items():
-            known = self._records.get(producer, _Record())
-            trial = _Record(deque(known.chunks), Counter(known.classes))
-            trial.take(_Chunk.of(scores, labels, rows), self._config.producer_window)
-            highest = max(highest, trial.statistic(calibration))
-        return highest
+        unknown = _Record()
+        windows = [self._records.get(producer, unknown).window.copy() for producer in roster.rows]
+        return max(self._extended(windows, roster.sums(scores.normal.cpu()), roster, calibration))
 
     def count(self, producers: Sequence[str], verdicts: Sequence[SampleVerdict]) -> None:
         """Count what became of one step's samples."""
@@ -147,7 +151,7 @@ class Producers:
         """Everything a restart needs."""
         records = {
             name: {
-                "chunks": [[list(chunk.classes.items()), chunk.sums] for chunk in record.chunks],
+                "chunks": [[list(chunk.classes.items()), chunk.sums.tolist()] for chunk in record.window.chunks],
                 "counts": [record.seen, record.held, record.corrected],
                 "score": record.score,
                 "cumulative": record.cumulative,
@@ -167,7 +171,8 @@ class Producers:
             record.seen, record.held, record.corrected = kept["counts"]
             if evidence:
                 for classes, sums in kept["chunks"]:
-                    record.take(_Chunk(dict(map(tuple, classes)), list(sums)), self._config.producer_window)
+                    chunk = _Chunk(Counter(dict(map(tuple, classes))), torch.tensor(sums, dtype=torch.float64))
+                    record.window.take(chunk, self._config.producer_window)
                 record.score = kept["score"]
                 record.cumulative, record.believed = list(kept["cumulative"]), list(kept["believed"])
                 record.standing = Standing(kept["standing"])
@@ -220,41 +225,53 @@ class Producers:
             standing=record.standing,
         )
 
-    def _believe(self, record: _Record, ratios: Tensor) -> Tensor:
-        before = torch.tensor(record.believed, dtype=torch.float64)
-        believed = mixture.update(before if len(before) else mixture.prior(ratios.shape[1]), ratios)
-        record.believed = believed.tolist()
-        return believed
+    def _believe(self, records: Sequence[_Record], ratios: Tensor, roster: Roster) -> None:
+        """Move what is believed of each with the likelihood ratios (n, attacks) of its rows."""
+        unknown = mixture.prior(ratios.shape[1]).tolist()
+        before = torch.tensor([record.believed or unknown for record in records], dtype=torch.float64)
+        after = mixture.update_each(before, ratios, roster.place).tolist()
+        for record, believed in zip(records, after, strict=True):
+            record.believed = believed
 
-    def _extend(self, record: _Record, chunk: _Chunk, calibration: Calibration) -> None:
-        """Judge the newest samples together."""
-        record.take(chunk, self._config.producer_window)
-        record.score = record.statistic(calibration)
-        if record.standing is not Standing.SUSPENDED:
-            alarmed = record.score > group_threshold(self._config.producer_rate, calibration.columns)
-            record.standing = Standing.WATCHED if alarmed else Standing.GOOD
+    def _extend(self, records: Sequence[_Record], sums: Tensor, roster: Roster, calibration: Calibration) -> None:
+        """Judge the newest samples of each together."""
+        bound = group_threshold(self._config.producer_rate, calibration.columns)
+        found = self._extended([record.window for record in records], sums, roster, calibration)
+        for record, score in zip(records, found, strict=True):
+            record.score = score
+            if record.standing is not Standing.SUSPENDED:
+                record.standing = Standing.WATCHED if score > bound else Standing.GOOD
 
-    def _accumulate(self, record: _Record, chunk: _Chunk, calibration: Calibration) -> None:
-        """Move the CUSUM of every column, and the standing with it."""
+    def _extended(
+        self, windows: Sequence[_Window], sums: Tensor, roster: Roster, calibration: Calibration
+    ) -> list[float]:
+        """How far each window stands out, as a z, with the sums (windows, columns) of a step."""
+        for window, classes, own in zip(windows, roster.classes, sums, strict=True):
+            window.take(_Chunk(classes, own.clone()), self._config.producer_window)  # a view would keep all the sums
+        owner = [place for place, window in enumerate(windows) for _ in window.chunks]
+        chunks = torch.stack([chunk.sums for window in windows for chunk in window.chunks])
+        totals = torch.zeros_like(sums).index_add_(0, torch.tensor(owner), chunks)
+        sizes = torch.tensor([window.classes.total() for window in windows])[:, None]
+        return calibration.group_statistics(totals / sizes, [window.classes for window in windows]).tolist()
+
+    def _accumulate(self, records: Sequence[_Record], sums: Tensor, roster: Roster, calibration: Calibration) -> None:
+        """Move the CUSUM of every column with the sums (records, columns) of a step, and the standings with it."""
         limit = self._limit(calibration.columns)
         certain = group_threshold(self._config.producer_rate, calibration.columns)
-        forgiven = ALLOWANCE + certain * math.sqrt(calibration.shared_variance(record.classes))
-        before = record.cumulative or [0.0] * calibration.columns
-        moved = (held + rise - len(chunk) * forgiven for held, rise in zip(before, chunk.sums, strict=True))
-        record.cumulative = [min(max(0.0, value), 2 * limit) for value in moved]  # capped, so that amends can be made
-        highest = max(record.cumulative)
-        if highest >= limit and record.suspect_share >= MAJORITY:
-            record.standing = Standing.SUSPENDED
-        elif highest == 0.0 and record.standing is Standing.SUSPENDED:
-            record.standing = Standing.GOOD
+        shared = [calibration.shared_variance(record.window.classes) for record in records]
+        forgiven = ALLOWANCE + certain * torch.tensor(shared, dtype=torch.float64).sqrt()
+        sizes = torch.tensor([len(rows) for rows in roster.rows.values()])
+        start = [0.0] * calibration.columns
+        before = torch.tensor([record.cumulative or start for record in records], dtype=torch.float64)
+        # Capped, so that amends can be made.
+        after = (before + sums - (sizes * forgiven)[:, None]).clamp(0.0, 2 * limit)
+        for record, cumulative in zip(records, after.tolist(), strict=True):
+            record.cumulative = cumulative
+            highest = max(cumulative)
+            if highest >= limit and record.suspect_share >= MAJORITY:
+                record.standing = Standing.SUSPENDED
+            elif highest == 0.0 and record.standing is Standing.SUSPENDED:
+                record.standing = Standing.GOOD
 
     def _limit(self, columns: int) -> float:
         return math.log(columns / self._config.producer_rate) / (2 * ALLOWANCE)
-
-
-def rows_of(producers: Sequence[str]) -> dict[str, list[int]]:
-    """The rows of a step by who sent them, in the order in which they are heard of first."""
-    rows: dict[str, list[int]] = {}
-    for row, producer in enumerate(producers):
-        rows.setdefault(producer, []).append(row)
-    return rows

@@ -13,6 +13,7 @@ from weir.core import mixture
 from weir.core.calibration import Calibration, Scores, group_threshold
 from weir.core.config import GuardConfig
 from weir.core.producers import MAJORITY, Alarm
+from weir.core.roster import Roster
 from weir.types import Reason
 
 LIKELY = 0.5  # chance of being an attack's from which on a sample counts as the alarm's carrier
@@ -30,16 +31,16 @@ class Suspicion(NamedTuple):
 
 
 class _Seen(NamedTuple):
-    """A step's scores and labels, and what they are held against."""
+    """A step's scores, whose they are, and what they are held against."""
 
     scores: Scores
-    labels: Sequence[int]
+    roster: Roster
     calibration: Calibration
 
     def statistic(self, rows: Sequence[int]) -> float:
         """How far these rows together stand out, as a z."""
         mean = self.scores.normal[torch.tensor(rows, device=self.scores.normal.device)].mean(0)
-        return self.calibration.group_statistic(mean, Counter(self.labels[row] for row in rows))
+        return self.calibration.group_statistic(mean, Counter(self.roster.labels[row] for row in rows))
 
 
 class Jury:
@@ -56,8 +57,7 @@ class Jury:
     def suspect(
         self,
         scores: Scores,
-        labels: Sequence[int],
-        producers: Sequence[str],
+        roster: Roster,
         alarms: Mapping[str, Alarm],
         calibration: Calibration,
         *,
@@ -68,16 +68,16 @@ class Jury:
         In ``drift`` an alarm holds no group for what is left of it: a new world is never explained whole, and one that
         is held instead of learned stays new.
         """
-        seen = _Seen(scores, labels, calibration)
+        seen = _Seen(scores, roster, calibration)
         bound = group_threshold(self._config.step_rate, calibration.columns)
-        statistic = left = seen.statistic(range(len(labels)))
-        others = [row for row, producer in enumerate(producers) if producer not in alarms]
+        statistic = left = seen.statistic(range(len(roster.labels)))
+        others = sorted(row for producer, rows in roster.rows.items() if producer not in alarms for row in rows)
         if alarms:
             left = seen.statistic(others) if others else 0.0
         alone = (scores.score > scores.threshold).tolist()
         reasons = [Reason.SAMPLE if suspect else Reason.CLEAN for suspect in alone]
         for producer, alarm in alarms.items():
-            rows = [row for row, who in enumerate(producers) if who == producer]
+            rows = roster.rows[producer]
             for row in rows if alarm.whole else self._narrowed(seen, rows, alarm.believed, drift=drift):
                 reasons[row] = Reason.PRODUCER
         if left > bound:
@@ -89,9 +89,9 @@ class Jury:
         blamed = frozenset(producer for producer, alarm in alarms.items() if alarm.whole)
         return Suspicion(reasons, statistic, tuple(raised), blamed)
 
-    def statistic(self, scores: Scores, labels: Sequence[int], calibration: Calibration) -> float:
+    def statistic(self, scores: Scores, roster: Roster, calibration: Calibration) -> float:
         """How far the step as a whole stands out: the z that ``suspect`` holds against its bound."""
-        return _Seen(scores, labels, calibration).statistic(range(len(labels)))
+        return _Seen(scores, roster, calibration).statistic(range(len(roster.labels)))
 
     def _narrowed(self, seen: _Seen, rows: Sequence[int], believed: Tensor, *, drift: bool) -> Sequence[int]:
         """All rows where what is left without the likely carriers does not look clean; else the possible carriers.

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
 from torch import Tensor
 
+from weir.core.roster import Roster
 from weir.types import State
 
 MEMORY = 50.0  # samples of a producer after which older ones have faded
 ESTABLISHED = 25.0  # samples that make a producer's mean worth asking
 ACTIVE = 100  # steps after which a silent producer has no say in what the world is like now
 MOST_ASKED = 200  # producers, the most recent ones
+NOBODY = -1
 
 
 @dataclass(slots=True)
@@ -27,19 +29,13 @@ class Recent:
     weight: float = 0.0
     step: int = 0
 
-    def take(self, rows: Tensor, step: int) -> None:
-        """Add rows (n, k) of a step, without those that are not finite."""
-        rows = rows[rows.isfinite().all(1)]
-        kept = min(1.0, max(0.0, MEMORY - len(rows)) / self.weight) if self.weight else 0.0
-        self.sums = self.sums * kept + rows.sum(0)
-        self.squares = self.squares * kept + rows.square().sum(0)
-        self.weight = self.weight * kept + len(rows)
+    def take(self, sums: Tensor, squares: Tensor, samples: float, step: int) -> None:
+        """Add what so many samples of a step come to."""
+        kept = min(1.0, max(0.0, MEMORY - samples) / self.weight) if self.weight else 0.0
+        self.sums = self.sums * kept + sums
+        self.squares = self.squares * kept + squares
+        self.weight = self.weight * kept + samples
         self.step = step
-
-    @property
-    def mean(self) -> Tensor:
-        """Their mean (k,)."""
-        return self.sums / self.weight
 
 
 class Middle:
@@ -49,15 +45,14 @@ class Middle:
         self._values = values
         self._ordered = values.sort(0).values
 
-    def without(self, row: int | None) -> Tensor:
-        """Medians (k,) of all rows but this one; of all for None."""
-        n = len(self._ordered)
-        if row is None:
-            return self._ordered[(n - 1) // 2]
+    def without(self, rows: Sequence[int | None]) -> Tensor:
+        """Medians (m, k) of all rows but one, for each of m; of all for None."""
+        n, there = len(self._ordered), torch.tensor([NOBODY if row is None else row for row in rows], dtype=torch.int64)
         # The lower median of the n - 1 others, which a row at or below it makes one place later.
         middle = (n - 2) // 2
         at, later = self._ordered[middle], self._ordered[middle + 1]
-        return torch.where(self._values[row] <= at, later, at)
+        others = torch.where(self._values[there] <= at, later, at)
+        return torch.where((there == NOBODY)[:, None], self._ordered[(n - 1) // 2], others)
 
 
 class Witnesses:
@@ -68,12 +63,19 @@ class Witnesses:
         self._most = most
         self._recent: OrderedDict[str, Recent] = OrderedDict()
 
-    def take(self, name: str, rows: Tensor, step: int) -> None:
-        """Take in a producer's rows (n, k) of a step."""
-        nothing = torch.zeros(rows.shape[1], dtype=rows.dtype)
-        self._recent.setdefault(name, Recent(nothing, nothing)).take(rows, step)
-        self._recent.move_to_end(name)
-        if len(self._recent) > self._most:
+    def take(self, roster: Roster, rows: Tensor, step: int, *, names: Container[str] | None = None) -> None:
+        """Take in the rows (n, k) of a step, without those that are not finite; of these ``names`` alone, if given."""
+        finite = rows.isfinite().all(1, keepdim=True)
+        sound, nothing = torch.where(finite, rows, 0.0), torch.zeros(rows.shape[1], dtype=torch.float64)
+        samples = roster.sums(finite)[:, 0].tolist()
+        for name, sums, squares, count in zip(
+            roster.rows, roster.sums(sound), roster.sums(sound.square()), samples, strict=True
+        ):
+            if names is not None and name not in names:
+                continue
+            self._recent.setdefault(name, Recent(nothing, nothing)).take(sums, squares, count, step)
+            self._recent.move_to_end(name)
+        while len(self._recent) > max(self._most, len(roster)):
             self._recent.popitem(last=False)
 
     def knows(self, name: str, step: int) -> bool:
@@ -92,9 +94,9 @@ class Witnesses:
             else:
                 self._recent[name] = replace(recent)
 
-    def mean(self, name: str) -> Tensor:
-        """The mean (k,) of a producer's newest numbers."""
-        return self._recent[name].mean
+    def means(self, names: Iterable[str]) -> Tensor:
+        """The means (names, k) of their newest numbers."""
+        return means([self._recent[name] for name in names])
 
     def asked(self, step: int) -> dict[str, Recent]:
         """Who has a say, the most recent first."""
@@ -125,9 +127,16 @@ class Witnesses:
         self._recent.clear()
 
 
-def means_and_spreads(asked: Sequence[Recent]) -> tuple[Tensor, Tensor]:
-    """The means (producers, k) of their numbers, and the standard deviations."""
-    weights = torch.tensor([recent.weight for recent in asked], dtype=torch.float64)[:, None]
-    means = torch.stack([recent.sums for recent in asked]) / weights
-    squares = torch.stack([recent.squares for recent in asked]) / weights
-    return means, (squares - means.square()).clamp_min(0.0).sqrt()
+def means(asked: Sequence[Recent]) -> Tensor:
+    """The means (producers, k) of their numbers."""
+    return torch.stack([recent.sums for recent in asked]) / _weights(asked)
+
+
+def spreads(asked: Sequence[Recent]) -> Tensor:
+    """The standard deviations (producers, k) of their numbers."""
+    squares = torch.stack([recent.squares for recent in asked]) / _weights(asked)
+    return (squares - means(asked).square()).clamp_min(0.0).sqrt()
+
+
+def _weights(asked: Sequence[Recent]) -> Tensor:
+    return torch.tensor([recent.weight for recent in asked], dtype=torch.float64)[:, None]
