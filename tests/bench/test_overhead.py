@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from weir.bench import overhead, traffic
 from weir.bench.__main__ import app
 from weir.bench.overhead import BACKWARD, Plain, Plan, flops_forward, measure, table
 from weir.core import Engine, EngineConfig, GuardConfig, LearnerConfig
-from weir.types import GuardMode
+from weir.types import GuardMode, Step, StepReport
 
 PLAN = Plan(model="cnn", width=2, batch=16, probe=400, rounds=4, warmup=1, threads=1, bfloat16=True)
 
@@ -78,6 +79,21 @@ def test_the_plain_update_learns_as_an_engine_does() -> None:
     plain.update(step)
     for name, tensor in plain.module.state_dict().items():
         torch.testing.assert_close(tensor, engine.weights()[name])
+
+
+def test_a_batch_comes_from_as_many_producers_as_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Sequence[str]] = []
+    process = Engine.process
+
+    def watched(engine: Engine, step: Step) -> StepReport:
+        seen.append(step.producers)
+        return process(engine, step)
+
+    monkeypatch.setattr(Engine, "process", watched)
+    found = measure(replace(PLAN, producers=5, rounds=1))
+    assert {len(set(producers)) for producers in seen} == {5}
+    assert "batch 16 of 5 producers" in table(found)
+    assert "batch 16 of one producer" in table(measure(replace(PLAN, rounds=1)))
 
 
 def test_progress_counts_every_round() -> None:

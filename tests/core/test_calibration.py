@@ -230,12 +230,14 @@ def test_labels_that_the_probe_set_does_not_know_use_the_common_threshold() -> N
 def test_a_shift_is_that_of_the_most_mobile_signal_in_its_spreads() -> None:
     evidence = gaussian(3_000, seed=1)
     calibrated = calibration(evidence)
-    moved = evidence[:500].clone()
-    assert calibrated.shift(evidence[:500], moved) == 0.0
-    moved[:, 1] += 0.2  # standard deviations
-    assert calibrated.shift(evidence[:500], moved) == pytest.approx(0.2, rel=0.25)
-    moved[:, 1] -= 1.2
-    assert calibrated.shift(evidence[:500], moved) == pytest.approx(1.0, rel=0.25)
+    moved = Trusted(evidence.clone(), calibrated.trusted.labels, None)
+    looked_at = range(500, 1_000)
+    moved.evidence[:500] += 9  # of these nothing is asked
+    assert calibrated.shift(moved, looked_at) == 0.0
+    moved.evidence[looked_at, 1] += 0.2  # standard deviations
+    assert calibrated.shift(moved, looked_at) == pytest.approx(0.2, rel=0.25)
+    moved.evidence[looked_at, 1] -= 1.2
+    assert calibrated.shift(moved, looked_at) == pytest.approx(1.0, rel=0.25)
 
 
 def vaccinated(evidence: Tensor, strains: dict[str, Tensor], *, labels: Tensor | None = None) -> Calibration:

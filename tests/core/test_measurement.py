@@ -288,9 +288,9 @@ def test_what_is_measured_is_measured_anew_and_nothing_else(world: World) -> Non
         measured = torch.arange(min(start + 40, rolling.size))
         rolling.measure([*measured[start:].tolist(), start])  # naming one twice does no harm
         rest, found = everything[len(measured) :], rolling.trusted(snapshot)
-        torch.testing.assert_close(found.rows(measured)[:, output], now.rows(measured)[:, output])
-        assert torch.equal(found.rows(rest)[:, output], then.rows(rest)[:, output])
-    torch.testing.assert_close(rolling.trusted(snapshot).rows(everything), now.rows(everything), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found.evidence[measured][:, output], now.evidence[measured][:, output])
+        assert torch.equal(found.evidence[rest][:, output], then.evidence[rest][:, output])
+    torch.testing.assert_close(rolling.trusted(snapshot).evidence, now.evidence, rtol=1e-4, atol=1e-5)
 
 
 def test_each_trusted_sample_has_its_turn(world: World) -> None:

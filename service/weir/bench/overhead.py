@@ -33,8 +33,9 @@ class Plan:
     """What is measured: ``rounds`` times, every subject updates once on the same batch of Gaussian images.
 
     Fewer rounds than these see little but the first updates after burn-in, when the trusted evidence still moves.
-    ``bfloat16`` adds a guard whose anchor computes in it; None: where the processor has instructions for it, since it
-    is slower than float32 without them: five times, for a pass of this model on an EPYC with AVX2 alone.
+    The samples of a batch come from so many ``producers`` in turn. ``bfloat16`` adds a guard whose anchor computes in
+    it; None: where the processor has instructions for it, since it is slower than float32 without them: five times, for
+    a pass of this model on an EPYC with AVX2 alone.
     """
 
     model: str = "resnet18"
@@ -42,6 +43,7 @@ class Plan:
     norm: str = "batch"
     freeze_norm: bool = True
     batch: int = 128
+    producers: int = 1
     probe: int = 1000
     rounds: int = 32
     warmup: int = 3
@@ -92,8 +94,9 @@ def measure(plan: Plan, progress: Callable[[int], None] = lambda done: None) -> 
         cheaper = replace(config, snapshots=SnapshotConfig(arithmetic=Arithmetic.BFLOAT16))
         subjects.append(Timed("weir, anchor in bfloat16", Guarded(make(cheaper)), plan))
     generator = torch.Generator().manual_seed(plan.seed + 1)
+    senders = [f"producer {number}" for number in range(plan.producers)]
     for number in range(plan.warmup + plan.rounds):
-        step = traffic.step(number, *traffic.samples(plan.batch, generator))
+        step = traffic.step(number, *traffic.samples(plan.batch, generator), senders)
         # The order turns with the round, so that a drift of the machine's speed favours nobody.
         for offset in range(len(subjects)):
             subjects[(number + offset) % len(subjects)].update(step, counted=number >= plan.warmup)
@@ -107,7 +110,8 @@ def table(result: dict[str, Any]) -> str:
     """The result as a Markdown table with what was set above it."""
     plan, machine = result["plan"], result["hardware"]
     norm = f"{plan['norm']}{'' if plan['norm'] == 'none' else ' frozen' if plan['freeze_norm'] else ' in train mode'}"
-    model = f"{plan['model']} width {plan['width']}, norm {norm}, batch {plan['batch']}"
+    senders = "one producer" if plan["producers"] == 1 else f"{plan['producers']} producers"
+    model = f"{plan['model']} width {plan['width']}, norm {norm}, batch {plan['batch']} of {senders}"
     given = f"probe set {plan['probe']}, gate and vaccine on, {plan['rounds']} rounds, seed {plan['seed']}"
     where = f"{machine['device']}, {plan['threads']} threads, torch {result['versions']['torch']}"
     rows = [

@@ -33,10 +33,6 @@ class Trusted:
     labels: Tensor
     influence: Tensor | None
 
-    def rows(self, rows: Tensor) -> Tensor:
-        """The evidence (rows, k) of some samples."""
-        return self.evidence[rows]
-
 
 @dataclass(frozen=True, slots=True)
 class Scores:
@@ -171,7 +167,7 @@ class Calibration:
         return math.fsum((count / n) ** 2 / self._class_sizes.get(label, 1) for label, count in classes.items())
 
     def tail(self, least: int) -> list[int]:
-        """Which trusted samples thresholds rest on, counted as ``Trusted.rows`` does: the highest scores.
+        """Which trusted samples thresholds rest on, as rows of its evidence: the highest scores.
 
         They are twice as many as a threshold leaves above it, and ``least`` where that is more.
         """
@@ -179,10 +175,11 @@ class Calibration:
         highest = self._scores.topk(min(count, len(self._scores))).indices
         return list(highest.tolist())
 
-    def shift(self, before: Tensor, now: Tensor) -> float:
-        """How far the most mobile signal of trusted evidence (n, signals) has moved on average, in its spreads."""
-        moved = (self.standardise(now) - self.standardise(before)).mean(0) / self._evidence_spread
-        return float(moved.abs().max())
+    def shift(self, now: Trusted, rows: Sequence[int]) -> float:
+        """How far the most mobile signal of these rows of what is trusted has moved on average, in its spreads."""
+        there = torch.tensor(rows)
+        moved = self.standardise(now.evidence[there]) - self.standardise(self.trusted.evidence[there])
+        return float((moved.mean(0) / self._evidence_spread).abs().max())
 
     def mean_discrepancy_threshold(self, size: int, rate: float) -> float:
         """The bound on the mean discrepancy of ``size`` fresh samples, nats: mean + z · sd · √(1/n + 1/m)."""

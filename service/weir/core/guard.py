@@ -30,7 +30,8 @@ from weir.types import GuardMode, Reason, SampleVerdict, State, Step, Verdict
 FEWEST = 16  # trusted samples that are measured at a step: fewer say little of the others
 TAIL = 8  # those with the highest scores, measured at every step: thresholds lie there
 STALE = 0.3  # spreads that these may have moved on average, and the others about half of it, until more are measured
-DOUBT = 0.85  # of the statistic that alarms: from there on more are measured first, and all before there is an alarm
+DOUBT = 0.85  # of the statistic that alarms: from there on more are measured first, as long as they have moved
+STILL = 0.05  # spreads that those measured last have moved on average: the others move no statistic by more than 0.01
 SHARES = 4  # in which more are measured: most often one will do
 
 
@@ -62,6 +63,7 @@ class Guard:
         self._attacks: list[str] = []
         self._vaccine_age = self._config.vaccine_refresh  # steps since one was made, or tried to; at first it is due
         self._measured_at: int | None = None  # updates in the weights that all trusted samples were measured with
+        self._moved = math.inf  # spreads that those measured last had, at this step
         self._override: GuardMode | None = None
         self.producers = Producers(config.guard)
 
@@ -263,7 +265,7 @@ class Guard:
     ) -> tuple[Calibration, Tensor, Scores, Common]:
         """The calibration for this step, its evidence (n, signals) and scores, all measured with the same influence.
 
-        As long as that may decide an alarm, more of what is trusted is measured, until all is.
+        As long as that may decide an alarm, more of what is trusted is measured, until all is or it moves no more.
         """
         measured, shares = self._measurement, 0
         calibration = self._calibrated(snapshot, step, updates)
@@ -273,14 +275,17 @@ class Guard:
         while True:
             evidence = measured.whole(replace(view, influence=calibration.trusted.influence), len(y))
             scores, common = self._scored(evidence, step, roster, calibration)
-            if self._measured_at == updates or not self._doubtful(scores, roster, calibration):
+            fresh = self._measured_at == updates or self._moved <= STILL
+            if fresh or not self._doubtful(scores, roster, calibration):
                 return calibration, evidence, scores, common
             self._consensus.recollect(known)
-            self._measure_share()
+            turn = self._measure_share()
             shares += 1
             if shares == SHARES:
                 self._measured_at = updates
-            calibration = self._use(measured.trusted(snapshot))
+            trusted = measured.trusted(snapshot)
+            self._moved = calibration.shift(trusted, turn)
+            calibration = self._use(trusted)
 
     def _scored(self, evidence: Tensor, step: Step, roster: Roster, calibration: Calibration) -> tuple[Scores, Common]:
         """The scores of a step's evidence (n, signals) without what is common, which is said beside them."""
@@ -324,8 +329,9 @@ class Guard:
         turn = measured.next_turn(max(FEWEST, math.ceil(measured.size / self._config.refresh)))
         measured.measure([*turn, *known.tail(TAIL)])
         for _ in range(SHARES):
-            trusted, rows = measured.trusted(snapshot), torch.tensor(turn)
-            if known.shift(known.trusted.rows(rows), trusted.rows(rows)) <= STALE:
+            trusted = measured.trusted(snapshot)
+            self._moved = known.shift(trusted, turn)
+            if self._moved <= STALE:
                 return trusted
             turn = self._measure_share()
         self._measured_at = updates
