@@ -151,7 +151,7 @@ class Producers:
         """Everything a restart needs."""
         records = {
             name: {
-                "chunks": [[list(chunk.classes.items()), chunk.sums.tolist()] for chunk in record.window.chunks],
+                "chunks": [list(chunk.classes.items()) for chunk in record.window.chunks],
                 "counts": [record.seen, record.held, record.corrected],
                 "score": record.score,
                 "cumulative": record.cumulative,
@@ -160,19 +160,25 @@ class Producers:
             }
             for name, record in self._records.items()
         }
-        return State({}, {"records": records, "order": list(self._records)})
+        sums = [chunk.sums for record in self._records.values() for chunk in record.window.chunks]
+        tensors = {"sums": torch.stack(sums)} if sums else {}
+        return State(tensors, {"records": records, "order": list(self._records)})
 
     def load_state(self, state: State, *, evidence: bool = True) -> None:
         """Replace every producer's record; without ``evidence`` that starts anew and the counts go on."""
         self._records = OrderedDict()
+        sums = iter(state.tensors.get("sums", torch.empty(0)))
         for name in state.values["order"]:
             kept = state.values["records"][name]
             record = self._records[name] = _Record()
             record.seen, record.held, record.corrected = kept["counts"]
             if evidence:
-                for classes, sums in kept["chunks"]:
-                    chunk = _Chunk(Counter(dict(map(tuple, classes))), torch.tensor(sums, dtype=torch.float64))
-                    record.window.take(chunk, self._config.producer_window)
+                for chunk in kept["chunks"]:
+                    if "sums" in state.tensors:
+                        classes, own = chunk, next(sums).clone()
+                    else:  # earlier versions kept them as values
+                        classes, own = chunk[0], torch.tensor(chunk[1], dtype=torch.float64)
+                    record.window.take(_Chunk(Counter(dict(classes)), own), self._config.producer_window)
                 record.score = kept["score"]
                 record.cumulative, record.believed = list(kept["cumulative"]), list(kept["believed"])
                 record.standing = Standing(kept["standing"])
