@@ -125,7 +125,8 @@ class Producers:
         """The largest z that the newest samples of any producer would have, were this step's scores observed."""
         unknown = _Record()
         windows = [self._records.get(producer, unknown).window.copy() for producer in roster.rows]
-        return max(self._extended(windows, roster.sums(scores.normal.cpu()), roster, calibration))
+        self._take(windows, roster.sums(scores.normal.cpu()), roster)
+        return max(_statistics(windows, calibration))
 
     def count(self, producers: Sequence[str], verdicts: Sequence[SampleVerdict]) -> None:
         """Count what became of one step's samples."""
@@ -242,23 +243,17 @@ class Producers:
     def _extend(self, records: Sequence[_Record], sums: Tensor, roster: Roster, calibration: Calibration) -> None:
         """Judge the newest samples of each together."""
         bound = group_threshold(self._config.producer_rate, calibration.columns)
-        found = self._extended([record.window for record in records], sums, roster, calibration)
-        for record, score in zip(records, found, strict=True):
+        windows = [record.window for record in records]
+        self._take(windows, sums, roster)
+        for record, score in zip(records, _statistics(windows, calibration), strict=True):
             record.score = score
             if record.standing is not Standing.SUSPENDED:
                 record.standing = Standing.WATCHED if score > bound else Standing.GOOD
 
-    def _extended(
-        self, windows: Sequence[_Window], sums: Tensor, roster: Roster, calibration: Calibration
-    ) -> list[float]:
-        """How far each window stands out, as a z, with the sums (windows, columns) of a step."""
+    def _take(self, windows: Sequence[_Window], sums: Tensor, roster: Roster) -> None:
+        """Add a step's sums (windows, columns) to the window of each of its producers."""
         for window, classes, own in zip(windows, roster.classes, sums, strict=True):
             window.take(_Chunk(classes, own.clone()), self._config.producer_window)  # a view would keep all the sums
-        owner = [place for place, window in enumerate(windows) for _ in window.chunks]
-        chunks = torch.stack([chunk.sums for window in windows for chunk in window.chunks])
-        totals = torch.zeros_like(sums).index_add_(0, torch.tensor(owner), chunks)
-        sizes = torch.tensor([window.classes.total() for window in windows])[:, None]
-        return calibration.group_statistics(totals / sizes, [window.classes for window in windows]).tolist()
 
     def _accumulate(self, records: Sequence[_Record], sums: Tensor, roster: Roster, calibration: Calibration) -> None:
         """Move the CUSUM of every column with the sums (records, columns) of a step, and the standings with it."""
@@ -281,3 +276,12 @@ class Producers:
 
     def _limit(self, columns: int) -> float:
         return math.log(columns / self._config.producer_rate) / (2 * ALLOWANCE)
+
+
+def _statistics(windows: Sequence[_Window], calibration: Calibration) -> list[float]:
+    """How far the samples of each window stand out together, as a z."""
+    owner = torch.tensor([place for place, window in enumerate(windows) for _ in window.chunks])
+    chunks = torch.stack([chunk.sums for window in windows for chunk in window.chunks])
+    sums = torch.zeros(len(windows), chunks.shape[1], dtype=torch.float64).index_add_(0, owner, chunks)
+    sizes = torch.tensor([window.classes.total() for window in windows])[:, None]
+    return calibration.group_statistics(sums / sizes, [window.classes for window in windows]).tolist()
