@@ -30,8 +30,8 @@ from weir.types import GuardMode, Reason, SampleVerdict, State, Step, Verdict
 FEWEST = 16  # trusted samples that are measured at a step: fewer say little of the others
 TAIL = 8  # those with the highest scores, measured at every step: thresholds lie there
 STALE = 0.3  # spreads that these may have moved on average, and the others about half of it, until more are measured
-DOUBT = 0.85  # of the statistic that alarms: from there on more are measured first, as long as they have moved
-STILL = 0.05  # spreads that those measured last have moved on average: the others move no statistic by more than 0.01
+SWAY = 3.0  # z that a group's statistic may gain for each spread that trusted evidence has moved: measured, 2 at most
+STILL = 0.05  # spreads; what has moved less is as good as fresh, even for a statistic at its bound
 SHARES = 4  # in which more are measured: most often one will do
 
 
@@ -345,13 +345,14 @@ class Guard:
         return turn
 
     def _doubtful(self, scores: Scores, roster: Roster, calibration: Calibration) -> bool:
-        """Whether the step, or the newest samples of one of its producers, would be near an alarm."""
+        """Whether the step, or the newest samples of one of its producers, might alarm if all was measured now."""
         alike = self._jury.statistic(scores, roster, calibration)
         newest = self.producers.foresee(scores, roster, calibration)
         bounds = (
             group_threshold(rate, calibration.columns) for rate in (self._config.step_rate, self._config.producer_rate)
         )
-        return any(found > DOUBT * bound for found, bound in zip((alike, newest), bounds, strict=True))
+        margin = SWAY * self._moved
+        return any(found > bound - margin for found, bound in zip((alike, newest), bounds, strict=True))
 
     def _vaccinate(self, snapshot: Snapshot, trusted: Trusted, step: Step) -> None:
         self._vaccine = self._measurement.vaccine(snapshot, trusted, seed=self._seed * 1_000_003 + step.number)
