@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import replace
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -243,24 +244,48 @@ def test_all_are_measured_when_some_show_that_the_model_moved(world: World, monk
     assert 10 < sum(everything) < 29
 
 
-@pytest.mark.parametrize(("lr", "moves"), [(0.02, True), (1e-4, False)])
-def test_an_alarm_rests_on_trusted_samples_that_have_not_moved_since_they_were_measured(
-    world: World, monkeypatch: pytest.MonkeyPatch, lr: float, moves: bool
+def mislabelled(world: World, number: int, wrong: int) -> Step:
+    """Sixty samples, each of another producer, the first of them mislabelled."""
+    x, y = world.samples(60, seed=5)
+    y[:wrong] = (y[:wrong] + 1) % 3
+    return replace(world.of(number, x, y), producers=[f"p{row}" for row in range(60)])
+
+
+def test_an_alarm_rests_on_trusted_samples_that_were_measured_with_these_weights(
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    watch, engine = Watch(monkeypatch), world.engine(guard=guard(step_rate=1e-3), learner=LearnerConfig(lr=lr))
-    monkeypatch.setattr(module, "STALE", math.inf)  # which has more measured without any alarm
+    watch, engine = Watch(monkeypatch), world.engine(guard=guard(step_rate=1e-3), learner=LearnerConfig(lr=1e-4))
     for number in range(1, 6):
         assert watch.process(engine, world.step(number)).alarms == ()
-    x, y = world.samples(60, seed=5)
-    report = watch.process(engine, replace(world.of(6, x, (y + 1) % 3), producers=[f"p{row}" for row in range(60)]))
-    assert report.alarms == (Reason.STEP,)
+    assert watch.process(engine, mislabelled(world, 6, 60)).alarms == (Reason.STEP,)
     calm, alarmed = watch.steps[-2], watch.steps[-1]
     assert len(calm) == 1
-    assert len(alarmed) == (5 if moves else 1)
-    if moves:
-        assert set().union(*(rows or set() for rows in alarmed[1:])) == set(range(294))
-        watch.process(engine, world.step(7))
-        assert watch.steps[-1] == []  # nothing was learned, and so nothing has changed
+    assert len(alarmed) == 5
+    assert set().union(*(rows or set() for rows in alarmed[1:])) == set(range(294))
+    watch.process(engine, world.step(7))
+    assert watch.steps[-1] == []  # nothing was learned, and so nothing has changed
+
+
+@pytest.mark.parametrize(("lr", "moves"), [(0.05, True), (1e-4, False)])
+def test_below_an_alarm_more_is_measured_where_what_is_trusted_moves(
+    world: World, monkeypatch: pytest.MonkeyPatch, lr: float, moves: bool
+) -> None:
+    """A tenth below the bound: the rate is chosen for it, by what the step scores at another."""
+    monkeypatch.setattr(module, "STALE", math.inf)  # which has more measured, whatever the step
+
+    def run(rate: float) -> tuple[StepReport, int]:
+        watch, engine = Watch(monkeypatch), world.engine(guard=guard(step_rate=rate), learner=LearnerConfig(lr=lr))
+        for number in range(1, 6):
+            watch.process(engine, world.step(number))
+        return watch.process(engine, mislabelled(world, 6, 12)), len(watch.steps[-1])
+
+    normal, (report, _) = NormalDist(), run(1e-6)
+    assert report.step_score is not None
+    assert report.step_threshold is not None
+    columns = 1e-6 / (1 - normal.cdf(report.step_threshold))
+    report, measured = run(columns * (1 - normal.cdf(report.step_score + 0.1)))
+    assert report.alarms == ()
+    assert (measured > 1) == moves
 
 
 def test_samples_and_what_is_trusted_are_measured_with_the_same_influence(
@@ -436,7 +461,6 @@ def test_in_drift_not_all_that_is_trusted_is_measured_at_every_step(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is common is no doubt about anyone: before it was taken out, every step of a new world looked like alarm."""
-    monkeypatch.setattr(module, "STILL", 0.0)
     engine = world.engine(learner=LearnerConfig(lr=0.02), guard=guard(sample_rate=0.05, step_rate=1e-3))
     forward: list[int] = []
     engine.network.module.register_forward_pre_hook(lambda module, inputs: forward.append(len(inputs[0])))

@@ -180,7 +180,7 @@ def test_many_producers_in_one_step_are_judged_as_each_in_a_step_of_its_own(cali
 @pytest.mark.parametrize("window", [10, 160])  # one of whole steps, and one of chunks that grow
 def test_a_restart_goes_on_alike(calibration: Calibration, window: int) -> None:
     one, other = (Producers(GuardConfig(producer_window=window)) for _ in range(2))
-    for seed in range(10):
+    for seed in range(11):
         shift = torch.tensor([0.5, 0.5, 6.0] * 2)[:, None]
         observe(one, scores(6, seed=seed) + shift, ["bob", "ann", "eve"] * 2, calibration)
         one.count(["bob"], [SampleVerdict(Verdict.QUARANTINE, Reason.SAMPLE)])
@@ -188,6 +188,9 @@ def test_a_restart_goes_on_alike(calibration: Calibration, window: int) -> None:
     other.load_state(State(kept.tensors, json.loads(json.dumps(dict(kept.values)))))
     assert other.report() == one.report()
     assert standing(other)["eve"] is Standing.SUSPENDED
+    for p in (one, other):
+        for seed in range(100):
+            observe(p, scores(4, seed=seed), ["ann", "bob", "new", "bob"], calibration)
     alarms = [observe(p, scores(4, seed=9), ["ann", "bob", "new", "eve"], calibration) for p in (one, other)]
     assert other.report() == one.report()
     assert_same(one, other)

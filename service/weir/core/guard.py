@@ -30,8 +30,7 @@ from weir.types import GuardMode, Reason, SampleVerdict, State, Step, Verdict
 FEWEST = 16  # trusted samples that are measured at a step: fewer say little of the others
 TAIL = 8  # those with the highest scores, measured at every step: thresholds lie there
 STALE = 0.3  # spreads that these may have moved on average, and the others about half of it, until more are measured
-SWAY = 3.0  # z that a group's statistic may gain for each spread that trusted evidence has moved: measured, 2 at most
-STILL = 0.05  # spreads; what has moved less is as good as fresh, even for a statistic at its bound
+SWAY = 0.5  # what a group's mean score may gain for each spread that trusted evidence has moved since it was measured
 SHARES = 4  # in which more are measured: most often one will do
 
 
@@ -63,7 +62,7 @@ class Guard:
         self._attacks: list[str] = []
         self._vaccine_age = self._config.vaccine_refresh  # steps since one was made, or tried to; at first it is due
         self._measured_at: int | None = None  # updates in the weights that all trusted samples were measured with
-        self._moved = math.inf  # spreads that those measured last had, at this step
+        self._moved = math.inf  # spreads that those measured last at this step had moved
         self._override: GuardMode | None = None
         self.producers = Producers(config.guard)
 
@@ -265,7 +264,8 @@ class Guard:
     ) -> tuple[Calibration, Tensor, Scores, Common]:
         """The calibration for this step, its evidence (n, signals) and scores, all measured with the same influence.
 
-        As long as that may decide an alarm, more of what is trusted is measured, until all is or it moves no more.
+        More of what is trusted is measured as long as that may decide an alarm: all of it before there is one, and as
+        long as there might be one, by how far those measured last have moved.
         """
         measured, shares = self._measurement, 0
         calibration = self._calibrated(snapshot, step, updates)
@@ -275,8 +275,7 @@ class Guard:
         while True:
             evidence = measured.whole(replace(view, influence=calibration.trusted.influence), len(y))
             scores, common = self._scored(evidence, step, roster, calibration)
-            fresh = self._measured_at == updates or self._moved <= STILL
-            if fresh or not self._doubtful(scores, roster, calibration):
+            if self._measured_at == updates or not self._doubtful(scores, roster, calibration):
                 return calibration, evidence, scores, common
             self._consensus.recollect(known)
             turn = self._measure_share()
@@ -346,13 +345,15 @@ class Guard:
 
     def _doubtful(self, scores: Scores, roster: Roster, calibration: Calibration) -> bool:
         """Whether the step, or the newest samples of one of its producers, might alarm if all was measured now."""
-        alike = self._jury.statistic(scores, roster, calibration)
-        newest = self.producers.foresee(scores, roster, calibration)
+        slack = SWAY * self._moved
+        alike = self._jury.statistic(scores, roster, calibration, slack=slack)
+        newest = self.producers.foresee(scores, roster, calibration, slack=slack)
         bounds = (
             group_threshold(rate, calibration.columns) for rate in (self._config.step_rate, self._config.producer_rate)
         )
-        margin = SWAY * self._moved
-        return any(found > bound - margin for found, bound in zip((alike, newest), bounds, strict=True))
+        return any(
+            not found <= bound for found, bound in zip((alike, newest), bounds, strict=True)
+        )  # it may be no number
 
     def _vaccinate(self, snapshot: Snapshot, trusted: Trusted, step: Step) -> None:
         self._vaccine = self._measurement.vaccine(snapshot, trusted, seed=self._seed * 1_000_003 + step.number)

@@ -87,7 +87,8 @@ class Measurement:
         parts = probe.part("fit"), probe.part("threshold")
         x, y = (torch.cat(of) for of in zip(*parts, strict=True))
         self._trusted = Part(self._network.prepare(x), y.to(self._network.device))
-        self._turns = Turns(range(len(y)))
+        # By lot: what stands side by side in a probe set, as its classes may, moves alike.
+        self._turns = Turns(torch.randperm(len(y), generator=torch.Generator().manual_seed(0)).tolist())
         self._familiarity = Familiarity(self._trusted.x)
         self._of_input = self._evidence.of_input(self._view(NONE, NONE, None))
 

@@ -19,7 +19,7 @@ from weir.types import ProducerReport, SampleVerdict, Standing, State, Verdict
 
 MOST_PRODUCERS = 10_000  # memory is bounded even when every sample names a new one
 MAJORITY = 0.75  # suspect share from which on a producer is held whole, and not sample by sample
-CHUNKS = 16  # of a window, about: a chunk has a sixteenth of it at least, but for the newest
+CHUNKS = 16  # of a window, about: but for the newest, a chunk has a sixteenth of it at least, rounded down
 ALLOWANCE = 0.25  # standard deviations per sample that sequential evidence forgives, beyond what calibration may be off
 
 
@@ -121,12 +121,15 @@ class Producers:
             if record.standing is not Standing.GOOD
         }
 
-    def foresee(self, scores: Scores, roster: Roster, calibration: Calibration) -> float:
-        """The largest z that the newest samples of any producer would have, were this step's scores observed."""
+    def foresee(self, scores: Scores, roster: Roster, calibration: Calibration, *, slack: float) -> float:
+        """The largest z that the newest samples of any producer would have, were this step's scores observed.
+
+        With ``slack`` more in their mean score.
+        """
         unknown = _Record()
         windows = [self._records.get(producer, unknown).window.copy() for producer in roster.rows]
         self._take(windows, roster.sums(scores.normal.cpu()), roster)
-        return max(_statistics(windows, calibration))
+        return max(_statistics(windows, calibration, slack=slack))
 
     def count(self, producers: Sequence[str], verdicts: Sequence[SampleVerdict]) -> None:
         """Count what became of one step's samples."""
@@ -264,8 +267,8 @@ class Producers:
         sizes = torch.tensor([len(rows) for rows in roster.rows.values()])
         start = [0.0] * calibration.columns
         before = torch.tensor([record.cumulative or start for record in records], dtype=torch.float64)
-        # Capped, so that amends can be made.
-        after = (before + sums - (sizes * forgiven)[:, None]).clamp(0.0, 2 * limit)
+        moved = (before + sums - (sizes * forgiven)[:, None]).nan_to_num(0.0)
+        after = moved.clamp(0.0, 2 * limit)  # capped, so that amends can be made
         for record, cumulative in zip(records, after.tolist(), strict=True):
             record.cumulative = cumulative
             highest = max(cumulative)
@@ -278,10 +281,10 @@ class Producers:
         return math.log(columns / self._config.producer_rate) / (2 * ALLOWANCE)
 
 
-def _statistics(windows: Sequence[_Window], calibration: Calibration) -> list[float]:
-    """How far the samples of each window stand out together, as a z."""
+def _statistics(windows: Sequence[_Window], calibration: Calibration, *, slack: float = 0.0) -> list[float]:
+    """How far the samples of each window stand out together, as a z; with ``slack`` more in their mean score."""
     owner = torch.tensor([place for place, window in enumerate(windows) for _ in window.chunks])
     chunks = torch.stack([chunk.sums for window in windows for chunk in window.chunks])
     sums = torch.zeros(len(windows), chunks.shape[1], dtype=torch.float64).index_add_(0, owner, chunks)
     sizes = torch.tensor([window.classes.total() for window in windows])[:, None]
-    return calibration.group_statistics(sums / sizes, [window.classes for window in windows]).tolist()
+    return calibration.group_statistics(sums / sizes + slack, [window.classes for window in windows]).tolist()

@@ -37,9 +37,9 @@ class _Seen(NamedTuple):
     roster: Roster
     calibration: Calibration
 
-    def statistic(self, rows: Sequence[int]) -> float:
-        """How far these rows together stand out, as a z."""
-        mean = self.scores.normal[torch.tensor(rows, device=self.scores.normal.device)].mean(0)
+    def statistic(self, rows: Sequence[int], *, slack: float = 0.0) -> float:
+        """How far these rows together stand out, as a z; with ``slack`` more in their mean score."""
+        mean = self.scores.normal[torch.tensor(rows, device=self.scores.normal.device)].mean(0) + slack
         return self.calibration.group_statistic(mean, Counter(self.roster.labels[row] for row in rows))
 
 
@@ -89,9 +89,12 @@ class Jury:
         blamed = frozenset(producer for producer, alarm in alarms.items() if alarm.whole)
         return Suspicion(reasons, statistic, tuple(raised), blamed)
 
-    def statistic(self, scores: Scores, roster: Roster, calibration: Calibration) -> float:
-        """How far the step as a whole stands out: the z that ``suspect`` holds against its bound."""
-        return _Seen(scores, roster, calibration).statistic(range(len(roster.labels)))
+    def statistic(self, scores: Scores, roster: Roster, calibration: Calibration, *, slack: float) -> float:
+        """How far the step as a whole stands out: the z that ``suspect`` holds against its bound.
+
+        With ``slack`` more in the mean score.
+        """
+        return _Seen(scores, roster, calibration).statistic(range(len(roster.labels)), slack=slack)
 
     def _narrowed(self, seen: _Seen, rows: Sequence[int], believed: Tensor, *, drift: bool) -> Sequence[int]:
         """All rows where what is left without the likely carriers does not look clean; else the possible carriers.

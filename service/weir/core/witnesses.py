@@ -59,7 +59,7 @@ class Witnesses:
     """The newest numbers of every producer, and what the others of each have in common."""
 
     def __init__(self, most: int) -> None:
-        """``most`` bounds the producers kept."""
+        """``most`` bounds the producers kept, or as many as the last step had."""
         self._most = most
         self._recent: OrderedDict[str, Recent] = OrderedDict()
 
