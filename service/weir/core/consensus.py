@@ -88,9 +88,9 @@ class Consensus:
         ratios = columns[:, width:] / shared[:, width:].clamp_min(1.0)[roster.place]
         return replace(scores, normal=normal.to(scores.normal), ratios=ratios.to(scores.ratios))
 
-    def recollection(self, producers: Sequence[str]) -> Recollection:
+    def recollection(self, producers: Iterable[str]) -> Recollection:
         """What is known of a step's producers, for ``recollect``: the step may have to be looked at again."""
-        names = dict.fromkeys(producers)
+        names = list(producers)
         return Recollection(*({name: heard.copy(name) for name in names} for heard in (self._evidence, self._scores)))
 
     def recollect(self, known: Recollection) -> None:
