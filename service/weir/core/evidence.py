@@ -36,8 +36,8 @@ class View:
     """What a signal may look at: n samples with the current and the historical model's outputs on them.
 
     ``influence`` is the gradient (classes, features) of the trusted loss with respect to the last layer,
-    ``familiarity`` what trusted inputs look like. Where the samples are trusted themselves, or made from such, neither
-    must know their ``parents``.
+    ``familiarity`` what trusted inputs look like, ``of_input`` what the input alone tells, where that is known. Where
+    the samples are trusted themselves, or made from such, neither of the first two must know their ``parents``.
     """
 
     x: Tensor
@@ -47,6 +47,7 @@ class View:
     influence: Tensor | None
     familiarity: Familiarity
     parents: Parents | None = None
+    of_input: Tensor | None = None
 
     @cached_property
     def roughness(self) -> tuple[Tensor, Tensor]:
@@ -202,10 +203,10 @@ class Evidence:
         """The signals (n, k) that no model has a say in: they stay while the samples do."""
         return torch.stack([signal(self._task, view) for signal in self._of_input], dim=1)
 
-    def matrix(self, view: View, of_input: Tensor | None = None) -> Tensor:
-        """Every signal (n, signals) of the samples in a view; ``of_input`` where that is known."""
+    def matrix(self, view: View) -> Tensor:
+        """Every signal (n, signals) of the samples in a view."""
         outputs = torch.stack([signal(self._task, view) for signal in self._of_outputs], dim=1)
-        return torch.cat([outputs, self.of_input(view) if of_input is None else of_input], dim=1)
+        return torch.cat([outputs, self.of_input(view) if view.of_input is None else view.of_input], dim=1)
 
 
 def lower_quartile(values: Tensor) -> Tensor:

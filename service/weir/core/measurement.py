@@ -52,7 +52,7 @@ class Measurement:
         self._familiarity: Familiarity | None = None
         self._probe: ProbeSet | None = None
         self._trusted = Part(torch.empty(0), torch.empty(0))  # prepared: the probe set's fit and threshold parts
-        self._of_input = torch.empty(0)
+        self._of_input: Tensor | None = None
         self._current: Outputs | None = None
         self._historical: tuple[Snapshot, Outputs] | None = None
         self._turns = Turns(range(0))
@@ -89,7 +89,7 @@ class Measurement:
         self._trusted = Part(self._network.prepare(x), y.to(self._network.device))
         # By lot: what stands side by side in a probe set, as its classes may, moves alike.
         self._turns = Turns(torch.randperm(len(y), generator=torch.Generator().manual_seed(0)).tolist())
-        self._familiarity = Familiarity(self._trusted.x)
+        self._familiarity, self._of_input = Familiarity(self._trusted.x), None
         self._of_input = self._evidence.of_input(self._view(NONE, NONE, None))
 
     @property
@@ -103,8 +103,12 @@ class Measurement:
             return self._network.outputs(x, snapshot.scoring if snapshot else None)
 
     def view(self, x: Tensor, y: Tensor, current: Outputs, snapshot: Snapshot) -> View:
-        """Prepared samples ``x`` labelled ``y`` (n,), whose current outputs are known, beside a snapshot's."""
-        return View(x, y, current, self.outputs(x, snapshot), None, self._known)
+        """Prepared samples ``x`` labelled ``y`` (n,), whose current outputs are known, beside a snapshot's.
+
+        What their input alone tells is found now: a view may be measured more than once.
+        """
+        view = View(x, y, current, self.outputs(x, snapshot), None, self._known)
+        return replace(view, of_input=self._evidence.of_input(view))
 
     def whole(self, view: View, n: int) -> Tensor:
         """Signals (n, signals), on the CPU, of all ranks' samples, from this rank's view of its own."""
@@ -138,7 +142,7 @@ class Measurement:
         assert self._current is not None
         influence = self._evidence.influence(self._current, self._trusted.y)
         view = self._view(self._current, self._remembered(snapshot), influence)
-        return Trusted(self._signals(view, self._of_input), self._trusted.y.cpu(), influence)
+        return Trusted(self._signals(view), self._trusted.y.cpu(), influence)
 
     def state(self) -> State:
         """What was measured of the probe set, and where that goes on; nothing where nothing was."""
@@ -201,15 +205,15 @@ class Measurement:
         current, historical = self.outputs(strain.x), self.outputs(strain.x, snapshot)
         return self._signals(View(strain.x, strain.y, current, historical, influence, self._known, parents))
 
-    def _signals(self, view: View, of_input: Tensor | None = None) -> Tensor:
+    def _signals(self, view: View) -> Tensor:
         """The matrix of signals, read from the device once: what is judged with it is too small to be worth one."""
         with torch.no_grad():
-            return self._evidence.matrix(view, of_input).cpu()
+            return self._evidence.matrix(view).cpu()
 
     def _view(self, current: Outputs, historical: Outputs, influence: Tensor | None) -> View:
         """What is trusted, each sample as if it were not known."""
         parents = Parents(torch.arange(self.size, device=self._trusted.y.device), *self._trusted, current)
-        return View(*self._trusted, current, historical, influence, self._known, parents)
+        return View(*self._trusted, current, historical, influence, self._known, parents, self._of_input)
 
     def _remembered(self, snapshot: Snapshot) -> Outputs:
         """A snapshot's outputs on the probe set, which change only when one of the two is replaced."""
