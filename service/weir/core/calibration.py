@@ -181,6 +181,18 @@ class Calibration:
         moved = self.standardise(now.evidence[there]) - self.standardise(self.trusted.evidence[there])
         return float((moved.mean(0) / self._evidence_spread).abs().max())
 
+    def eased(self, now: Trusted, rows: Sequence[int]) -> Tensor:
+        """How much lower the normal scores (columns,) of these rows of what is trusted are now on average, or nought.
+
+        By so much a group stands out more among all that is trusted as it is now, if the others have moved as these.
+        """
+        there = torch.tensor(rows)
+        before, after = (
+            self._scored(self.standardise(trusted.evidence[there]), trusted.labels[there]).normal.mean(0)
+            for trusted in (self.trusted, now)
+        )
+        return (before - after).clamp_min(0.0)
+
     def mean_discrepancy_threshold(self, size: int, rate: float) -> float:
         """The bound on the mean discrepancy of ``size`` fresh samples, nats: mean + z · sd · √(1/n + 1/m)."""
         trusted = self.trusted.evidence[:, 0]

@@ -30,10 +30,7 @@ from weir.types import GuardMode, Reason, SampleVerdict, State, Step, Verdict
 FEWEST = 16  # trusted samples that are measured at a step: fewer say little of the others
 TAIL = 8  # those with the highest scores, measured at every step: thresholds lie there
 STALE = 0.3  # spreads that these may have moved on average, and the others about half of it, until more are measured
-# What a group's mean score may gain for each spread that trusted evidence has moved since it was measured: 0.3 was seen
-# on a ResNet; where four signals all move alike it is 0.9, in the sum of them.
-SWAY = 1.0
-SHARES = 4  # in which more are measured: most often one will do
+SHARES = 8  # in which more are measured: most often one will do
 
 
 class Guard:
@@ -64,7 +61,7 @@ class Guard:
         self._attacks: list[str] = []
         self._vaccine_age = self._config.vaccine_refresh  # steps since one was made, or tried to; at first it is due
         self._measured_at: int | None = None  # updates in the weights that all trusted samples were measured with
-        self._moved = math.inf  # spreads that those measured last at this step had moved
+        self._eased = torch.tensor(math.inf)  # what those measured last at this step had lost of their normal scores
         self._override: GuardMode | None = None
         self.producers = Producers(config.guard)
 
@@ -285,7 +282,7 @@ class Guard:
             if shares == SHARES:
                 self._measured_at = updates
             trusted = measured.trusted(snapshot)
-            self._moved = calibration.shift(trusted, turn)
+            self._eased = calibration.eased(trusted, turn)
             calibration = self._use(trusted)
 
     def _scored(self, evidence: Tensor, step: Step, roster: Roster, calibration: Calibration) -> tuple[Scores, Common]:
@@ -331,8 +328,8 @@ class Guard:
         measured.measure([*turn, *known.tail(TAIL)])
         for _ in range(SHARES):
             trusted = measured.trusted(snapshot)
-            self._moved = known.shift(trusted, turn)
-            if self._moved <= STALE:
+            self._eased = known.eased(trusted, turn)
+            if known.shift(trusted, turn) <= STALE:
                 return trusted
             turn = self._measure_share()
         self._measured_at = updates
@@ -347,9 +344,8 @@ class Guard:
 
     def _doubtful(self, scores: Scores, roster: Roster, calibration: Calibration) -> bool:
         """Whether the step, or the newest samples of one of its producers, might alarm if all was measured now."""
-        slack = SWAY * self._moved
-        alike = self._jury.statistic(scores, roster, calibration, slack=slack)
-        newest = self.producers.foresee(scores, roster, calibration, slack=slack)
+        alike = self._jury.statistic(scores, roster, calibration, slack=self._eased)
+        newest = self.producers.foresee(scores, roster, calibration, slack=self._eased)
         bounds = (
             group_threshold(rate, calibration.columns) for rate in (self._config.step_rate, self._config.producer_rate)
         )

@@ -121,7 +121,7 @@ class Producers:
             if record.standing is not Standing.GOOD
         }
 
-    def foresee(self, scores: Scores, roster: Roster, calibration: Calibration, *, slack: float) -> float:
+    def foresee(self, scores: Scores, roster: Roster, calibration: Calibration, *, slack: Tensor) -> float:
         """The largest z that the newest samples of any producer would have, were this step's scores observed.
 
         With ``slack`` more in their mean score.
@@ -281,7 +281,7 @@ class Producers:
         return math.log(columns / self._config.producer_rate) / (2 * ALLOWANCE)
 
 
-def _statistics(windows: Sequence[_Window], calibration: Calibration, *, slack: float = 0.0) -> list[float]:
+def _statistics(windows: Sequence[_Window], calibration: Calibration, *, slack: Tensor | float = 0.0) -> list[float]:
     """How far the samples of each window stand out together, as a z; with ``slack`` more in their mean score."""
     owner = torch.tensor([place for place, window in enumerate(windows) for _ in window.chunks])
     chunks = torch.stack([chunk.sums for window in windows for chunk in window.chunks])

@@ -37,7 +37,7 @@ class _Seen(NamedTuple):
     roster: Roster
     calibration: Calibration
 
-    def statistic(self, rows: Sequence[int], *, slack: float = 0.0) -> float:
+    def statistic(self, rows: Sequence[int], *, slack: Tensor | float = 0.0) -> float:
         """How far these rows together stand out, as a z; with ``slack`` more in their mean score."""
         mean = self.scores.normal[torch.tensor(rows, device=self.scores.normal.device)].mean(0) + slack
         return self.calibration.group_statistic(mean, Counter(self.roster.labels[row] for row in rows))
@@ -89,7 +89,7 @@ class Jury:
         blamed = frozenset(producer for producer, alarm in alarms.items() if alarm.whole)
         return Suspicion(reasons, statistic, tuple(raised), blamed)
 
-    def statistic(self, scores: Scores, roster: Roster, calibration: Calibration, *, slack: float) -> float:
+    def statistic(self, scores: Scores, roster: Roster, calibration: Calibration, *, slack: Tensor) -> float:
         """How far the step as a whole stands out: the z that ``suspect`` holds against its bound.
 
         With ``slack`` more in the mean score.
