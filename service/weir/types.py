@@ -34,8 +34,9 @@ class EvidenceSet(StrEnum):
 
 
 class Arithmetic(StrEnum):
-    """What numbers a pass is made in; bfloat16 is twice as fast on devices with instructions for it."""
+    """What numbers a pass is made in; auto is bfloat16 where that is faster, and else float32."""
 
+    AUTO = "auto"
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
 

@@ -18,7 +18,7 @@ from weir.bench.overhead import BACKWARD, Plain, Plan, flops_forward, measure, t
 from weir.core import Engine, EngineConfig, GuardConfig, LearnerConfig
 from weir.types import GuardMode, Step, StepReport
 
-PLAN = Plan(model="cnn", width=2, batch=16, probe=400, rounds=4, warmup=1, threads=1, bfloat16=True)
+PLAN = Plan(model="cnn", width=2, batch=16, probe=400, rounds=4, warmup=1, threads=1, float32=True)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_an_engine_without_guard_scores_and_learns_in_one_pass(result: dict[str,
 
 
 def test_the_guarded_update_pays_for_snapshot_and_some_of_the_probe_set(result: dict[str, Any]) -> None:
-    for name in ("weir", "weir, anchor in bfloat16"):
+    for name in ("weir", "weir, anchor in float32"):
         row = rows(result)[name]
         least = 2 * PLAN.batch + 0.7 * PLAN.probe / GuardConfig().refresh
         assert least <= row["forward_samples"] < 2 * PLAN.batch + 2 * PLAN.probe
@@ -96,27 +96,36 @@ def test_a_batch_comes_from_as_many_producers_as_it_is_asked_for(monkeypatch: py
     assert "batch 16 of one producer" in table(measure(replace(PLAN, rounds=1)))
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_model_has_learned_the_traffic_when_measuring_begins(seed: int) -> None:
+    make = traffic.burned_in(traffic.recipe("cnn", 16, ""), EngineConfig(), probe=0, seed=seed)
+    x, y = traffic.samples(300, torch.Generator().manual_seed(9))
+    assert float((make(EngineConfig()).predict(x).argmax(1) == y).float().mean()) > 0.8
+
+
 def test_progress_counts_every_round() -> None:
     seen: list[int] = []
     measure(Plan(model="cnn", width=1, batch=4, probe=400, rounds=1, warmup=1, threads=1), progress=seen.append)
     assert seen == [1, 2]
 
 
-@pytest.mark.parametrize("has", [True, False])
-def test_bfloat16_is_measured_where_the_processor_has_it_unless_it_is_asked_for(
-    monkeypatch: pytest.MonkeyPatch, has: bool
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_it_says_what_the_anchor_is_in_and_measures_float32_beside_it_when_asked(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
 ) -> None:
-    monkeypatch.setattr(overhead, "has_bfloat16", lambda device: has)
-    short = replace(PLAN, rounds=1, bfloat16=None)
-    assert ("weir, anchor in bfloat16" in rows(measure(short))) == has
-    assert "weir, anchor in bfloat16" not in rows(measure(replace(short, bfloat16=False)))
+    monkeypatch.setattr(overhead, "scoring_dtype", lambda *_: dtype)
+    found = measure(replace(PLAN, rounds=1, float32=False))
+    assert list(rows(found)) == ["plain", "off", "weir"]
+    head = table(found).splitlines()[0]
+    assert f"anchor in {dtype}".replace("torch.", "") in head
+    assert f", {found['plan']['accuracy']:.0%} right at the start" in head
 
 
 def test_the_command_prints_a_table_and_writes_the_figures(tmp_path: Path) -> None:
     file = tmp_path / "overhead.json"
-    options = "--model cnn --width 1 --batch 4 --probe 400 --rounds 1 --threads 1 --bfloat16 --json"
+    options = "--model cnn --width 1 --batch 4 --probe 400 --rounds 1 --threads 1 --float32 --json"
     done = CliRunner().invoke(app, ["overhead", *options.split(), str(file)])
     assert done.exit_code == 0, done.output
     written = json.loads(file.read_text())
-    assert [row["subject"] for row in written["rows"]] == ["plain", "off", "weir", "weir, anchor in bfloat16"]
+    assert [row["subject"] for row in written["rows"]] == ["plain", "off", "weir", "weir, anchor in float32"]
     assert table(written) in done.output

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from weir.core.network import PASS_BYTES, Network
-from weir.core.snapshots import scoring
-from weir.types import Arithmetic, InputSpec, Recipe
+from weir.types import InputSpec, Recipe
 
 if TYPE_CHECKING:
     from tests.core.conftest import World
@@ -131,23 +130,6 @@ def test_batch_norm_serves_for_both_when_it_is_frozen(
 ) -> None:
     network = Network(replace(image_recipe, options={**image_recipe.options, "norm": norm}))
     assert network.trains_as_it_scores(freeze_norm=frozen) is same
-
-
-@pytest.mark.parametrize(("arithmetic", "error"), [(Arithmetic.FLOAT32, 1e-5), (Arithmetic.BFLOAT16, 2e-2)])
-def test_a_snapshot_scores_as_its_weights_do_in_any_arithmetic(
-    image_recipe: Recipe, arithmetic: Arithmetic, error: float
-) -> None:
-    """The relative error against the plain pass in float32."""
-    network = Network(image_recipe)
-    for seed in range(5):
-        x = network.prepare(torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(seed)))
-        with torch.no_grad():
-            plain, scored = network.outputs(x), network.outputs(x, scoring(network.snapshot(), arithmetic))
-        assert scored.logits.dtype == torch.float32
-        assert float((scored.logits - plain.logits).abs().max() / plain.logits.abs().max()) < error
-        assert plain.features is not None
-        assert scored.features is not None
-        assert float((scored.features - plain.features).abs().max() / plain.features.abs().max()) < error
 
 
 @pytest.mark.parametrize("n", [1, 5, 12, 13])

@@ -15,7 +15,7 @@ from weir.core.correction import Correction
 from weir.core.vaccine import Poisoner
 from weir.redteam import Cocktail
 from weir.redteam.cocktail import ATTACKS
-from weir.types import EvidenceSet, GuardMode, Reason, SampleVerdict, Step, StepReport, Verdict
+from weir.types import Arithmetic, EvidenceSet, GuardMode, Reason, SampleVerdict, Step, StepReport, Verdict
 
 CLIP_NORM = 0.5
 COCKTAIL = Cocktail()
@@ -155,6 +155,11 @@ GUARDS = {
                 poisoner=Cocktail(without=frozenset({attack})),
             )
             for attack in ATTACKS
+        ),
+        Guard(
+            "weir-bfloat16",
+            "anchor in bfloat16, as for large models",
+            lambda c: replace(c, snapshots=SnapshotConfig(arithmetic=Arithmetic.BFLOAT16)),
         ),
         Guard("weir-lag-1", "against one update ago", _lag(1)),
         Guard("weir-lag-10", "against ten updates ago", _lag(10)),

@@ -14,11 +14,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from weir.bench import traffic
 from weir.core import Engine, EngineConfig, GuardConfig, LearnerConfig, SnapshotConfig
+from weir.core.arithmetic import scoring_dtype
 from weir.core.models import build
 from weir.redteam import Cocktail
 from weir.types import Arithmetic, GuardMode, Step, StepReport, Verdict
 
 LEARNER = LearnerConfig()
+PROBED = 500  # fresh samples that say what burn-in taught: guarding a model that learned nothing costs something else
 BACKWARD = 2  # a backward pass counts as two forward passes
 
 TABLE_HEAD = (
@@ -33,9 +35,8 @@ class Plan:
     """What is measured: ``rounds`` times, every subject updates once on the same batch of Gaussian images.
 
     Fewer rounds than these see little but the first updates after burn-in, when the trusted evidence still moves.
-    The samples of a batch come from so many ``producers`` in turn. ``bfloat16`` adds a guard whose anchor computes in
-    it; None: where the processor has instructions for it, since it is slower than float32 without them: five times, for
-    a pass of this model on an EPYC with AVX2 alone.
+    The samples of a batch come from so many ``producers`` in turn. ``float32`` adds a guard whose anchor computes in
+    it, where by default it may compute in bfloat16.
     """
 
     model: str = "resnet18"
@@ -50,7 +51,7 @@ class Plan:
     device: str = "cpu"
     threads: int = 2
     seed: int = 0
-    bfloat16: bool | None = None
+    float32: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +85,18 @@ def measure(plan: Plan, progress: Callable[[int], None] = lambda done: None) -> 
     model = traffic.recipe(plan.model, plan.width, plan.norm)
     make = traffic.burned_in(model, config, probe=plan.probe, seed=plan.seed)
     off = make(replace(config, guard=GuardConfig(mode=GuardMode.OFF)))
+    x, y = traffic.samples(PROBED, torch.Generator().manual_seed(plan.seed + 2))
+    learned = float((off.predict(x).argmax(1) == y).float().mean())
     plain = Plain(off, config.learner)
     subjects = [
         Timed("plain", plain, plan),
         Timed("off", Guarded(off), plan),
         Timed("weir", Guarded(make(config, poisoner=Cocktail())), plan),
     ]
-    if has_bfloat16(plan.device) if plan.bfloat16 is None else plan.bfloat16:
-        cheaper = replace(config, snapshots=SnapshotConfig(arithmetic=Arithmetic.BFLOAT16))
-        subjects.append(Timed("weir, anchor in bfloat16", Guarded(make(cheaper)), plan))
+    anchor = scoring_dtype(config.snapshots.arithmetic, off.network)
+    if plan.float32:
+        exact = replace(config, snapshots=SnapshotConfig(arithmetic=Arithmetic.FLOAT32))
+        subjects.append(Timed("weir, anchor in float32", Guarded(make(exact, poisoner=Cocktail())), plan))
     generator = torch.Generator().manual_seed(plan.seed + 1)
     senders = [f"producer {number}" for number in range(plan.producers)]
     for number in range(plan.warmup + plan.rounds):
@@ -103,7 +107,8 @@ def measure(plan: Plan, progress: Callable[[int], None] = lambda done: None) -> 
         progress(number + 1)
     per_sample, peak = flops_forward(plain.module, step.x) / plan.batch, peak_flops(plan.device)
     rows = [asdict(subject.row(subjects[0], per_sample, peak)) for subject in subjects]
-    return traffic.result("overhead", asdict(plan), rows, plan.device)
+    found = {"anchor": str(anchor).removeprefix("torch."), "accuracy": learned}
+    return traffic.result("overhead", asdict(plan) | found, rows, plan.device)
 
 
 def table(result: dict[str, Any]) -> str:
@@ -111,9 +116,10 @@ def table(result: dict[str, Any]) -> str:
     plan, machine = result["plan"], result["hardware"]
     norm = f"{plan['norm']}{'' if plan['norm'] == 'none' else ' frozen' if plan['freeze_norm'] else ' in train mode'}"
     senders = "one producer" if plan["producers"] == 1 else f"{plan['producers']} producers"
-    model = f"{plan['model']} width {plan['width']}, norm {norm}, batch {plan['batch']} of {senders}"
-    given = f"probe set {plan['probe']}, gate and vaccine on, {plan['rounds']} rounds, seed {plan['seed']}"
-    where = f"{machine['device']}, {plan['threads']} threads, torch {result['versions']['torch']}"
+    model = f"{plan['model']} width {plan['width']}, norm {norm}, {plan['accuracy']:.0%} right at the start"
+    model = f"{model}, batch {plan['batch']} of {senders}"
+    given = f"probe set {plan['probe']}, gate and vaccine on, anchor in {plan['anchor']}, {plan['rounds']} rounds"
+    where = f"seed {plan['seed']}, {machine['device']}, {plan['threads']} threads, torch {result['versions']['torch']}"
     rows = [
         f"| {row['subject']} | {row['median_seconds']:.3f} | {row['ratio']:.2f} "
         f"| {row['ratio_low']:.2f} – {row['ratio_high']:.2f} | {row['amortised_ratio']:.2f} "
@@ -228,11 +234,6 @@ def flops_forward(module: nn.Module, x: Tensor) -> float:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         module(x.to(device))
     return float(counter.get_total_flops())
-
-
-def has_bfloat16(device: str) -> bool:
-    """Whether the processor has instructions for bfloat16, as far as torch makes use of them."""
-    return not device.startswith("cpu") or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def peak_flops(device: str, *, tries: int = 5) -> float:

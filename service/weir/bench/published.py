@@ -35,7 +35,7 @@ class Plan:
     """What is measured: ``rounds`` times in each kind of traffic, every subject steps once on the same batch."""
 
     model: str = "resnet18"
-    width: int = 64
+    width: int = 32
     norm: str = "batch"
     batch: int = 100
     probe: int = 1000
@@ -229,19 +229,22 @@ def measure(plan: Plan, progress: Callable[[int], None] = lambda done: None) -> 
     config = EngineConfig(guard=GuardConfig(), step_size=plan.batch, device=plan.device)
     correcting = replace(config, correction=CorrectionConfig(enabled=True, epsilon=EPSILON, steps=STEPS))
     model = traffic.recipe(plan.model, plan.width, plan.norm)
-    make = traffic.burned_in(model, config, probe=plan.probe, seed=plan.seed)
-    rows, done = [], 0
+    burned_in = traffic.burned_in(model, config, probe=plan.probe, seed=plan.seed)
+    first = traffic.step(0, *traffic.samples(plan.batch, torch.Generator().manual_seed(plan.seed + 2)))
+    make = traffic.vaccinated(burned_in, config, Cocktail(), first)
+    rows, done = [], 1
+    progress(done)
     for kind, threshold, chosen in (
         ("clean, under the rule's threshold", NEVER, config),
         ("clean, over the rule's threshold", ALWAYS, config),
         ("all poisoned, Weir corrects", ALWAYS, correcting),
     ):
         bench, generator = Bench(plan, make, chosen), torch.Generator().manual_seed(plan.seed + 1)
-        for number in range(plan.warmup + plan.rounds):
+        for number in range(1, 1 + plan.warmup + plan.rounds):
             x, y = traffic.samples(plan.batch, generator)
             if chosen is correcting:
                 x = _poisoned(bench.weir.engine, x, y)
-            bench.round(traffic.step(number, x, y), threshold, counted=number >= plan.warmup)
+            bench.round(traffic.step(number, x, y), threshold, counted=number > plan.warmup)
             done += 1
             progress(done)
         rows += bench.rows(kind)
@@ -250,8 +253,8 @@ def measure(plan: Plan, progress: Callable[[int], None] = lambda done: None) -> 
 
 
 def rounds(plan: Plan) -> int:
-    """How many rounds a plan has in all."""
-    return 3 * (plan.warmup + plan.rounds)
+    """How many rounds a plan has in all, and one to be vaccinated."""
+    return 1 + 3 * (plan.warmup + plan.rounds)
 
 
 def table(result: dict[str, Any]) -> str:

@@ -30,9 +30,9 @@ def overhead(
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = of_overhead.Plan.device,
     threads: Annotated[int, typer.Option(help="Threads of torch.", min=1)] = of_overhead.Plan.threads,
     seed: Annotated[int, typer.Option(help="Seed of the traffic.")] = of_overhead.Plan.seed,
-    bfloat16: Annotated[
-        bool | None, typer.Option(help="Also with the anchor in bfloat16; unset: where the processor has it.")
-    ] = of_overhead.Plan.bfloat16,
+    float32: Annotated[
+        bool, typer.Option(help="Also with the anchor in float32, where by default it may be in bfloat16.")
+    ] = of_overhead.Plan.float32,
     json_file: JsonFile = None,
 ) -> None:
     """Guarded against plain updates on clean traffic, in the default configuration.
@@ -52,7 +52,7 @@ def overhead(
         device=device,
         threads=threads,
         seed=seed,
-        bfloat16=bfloat16,
+        float32=float32,
     )
     with typer.progressbar(length=plan.warmup + plan.rounds, label="rounds") as bar:
         result = of_overhead.measure(plan, progress=lambda _: bar.update(1))

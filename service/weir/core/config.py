@@ -46,7 +46,9 @@ class SnapshotConfig(Tunables):
     lag: int | None = tunable(None, "updates between the snapshot and now; unset: the trusted anchor", low=1)
     every: int = tunable(1, "updates between two snapshots of the ring", low=1)
     arithmetic: Arithmetic = tunable(
-        Arithmetic.FLOAT32, "what the snapshot scores in: float32, or bfloat16 where the device is made for it"
+        Arithmetic.AUTO,
+        "what the anchor scores in: float32, bfloat16, or auto: bfloat16 for a million parameters and more, where the "
+        "device is made for it",
     )
 
 

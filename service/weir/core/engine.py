@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from weir.core.arithmetic import scoring_dtype
 from weir.core.breaker import Breaker
 from weir.core.config import EngineConfig
 from weir.core.evaluation import Progressive
@@ -72,7 +73,8 @@ class Engine:
             raise InvalidSetting("freeze_norm", False, f"true on {ranks.size} ranks, or a model without batch norm")
         self._ranks = ranks
         self._learner = Learner(self.network, self.task, config.learner, ranks)
-        self._snapshots = Snapshots(config.snapshots)
+        dtype = scoring_dtype(config.snapshots.arithmetic, self.network, ranks)
+        self._snapshots = Snapshots(config.snapshots, scoring_dtype=dtype)
         self._guard = Guard(self.network, self.task, self._snapshots, config, poisoner, ranks)
         self._transaction = Transaction(self.network, self.task, self._learner, config.gate, ranks, timed=self._timed)
         self._breaker = Breaker(config.breaker)

@@ -6,13 +6,11 @@ from collections import deque
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
+from weir.core.arithmetic import scoring
 from weir.core.config import SnapshotConfig
 from weir.core.network import Weights
-from weir.types import Arithmetic, State
-
-DTYPES = {Arithmetic.FLOAT32: torch.float32, Arithmetic.BFLOAT16: torch.bfloat16}
+from weir.types import State
 
 
 class Snapshot(NamedTuple):
@@ -32,8 +30,10 @@ class Snapshots:
     Admitted poison ages into the ring, so the default reference is the anchor.
     """
 
-    def __init__(self, config: SnapshotConfig) -> None:
+    def __init__(self, config: SnapshotConfig, *, scoring_dtype: torch.dtype = torch.float32) -> None:
+        """``scoring_dtype`` is what the anchor scores in."""
         self._config = config
+        self._scoring_dtype = scoring_dtype
         self._ring: deque[Snapshot] = deque(maxlen=-(-config.lag // config.every) + 1 if config.lag else 0)
         self.anchor: Snapshot | None = None
 
@@ -43,7 +43,7 @@ class Snapshots:
 
     def trust(self, updates: int, weights: Weights) -> None:
         """Make a model the anchor."""
-        self.anchor = Snapshot(updates, weights, scoring(weights, self._config.arithmetic))
+        self.anchor = Snapshot(updates, weights, scoring(weights, self._scoring_dtype))
 
     def forget_after(self, updates: int) -> None:
         """Drop what the ring holds of a future that has been undone."""
@@ -82,18 +82,3 @@ class Snapshots:
                 self.trust(updates, weights)
             else:
                 self.record(updates, weights)
-
-
-def scoring(weights: Weights, arithmetic: Arithmetic) -> dict[str, Tensor]:
-    """Weights to score with: channels last, in which convolutions go forward faster by a sixth, in this arithmetic.
-
-    Not so the model that learns: torch 2.13 corrupted memory in second derivatives of convolutions in that layout.
-    """
-    layouts, dtype = {4: torch.channels_last}, DTYPES[arithmetic]
-    return {
-        name: tensor.to(
-            dtype if tensor.is_floating_point() else tensor.dtype,
-            memory_format=layouts.get(tensor.ndim, torch.preserve_format),
-        )
-        for name, tensor in weights.items()
-    }

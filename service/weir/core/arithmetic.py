@@ -1,0 +1,48 @@
+"""What numbers a historical model scores in: it only has to be measured alike, not learned from."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from weir.core.network import Network, Weights
+from weir.core.ranks import ALONE, Ranks
+from weir.types import Arithmetic
+
+DTYPES = {Arithmetic.FLOAT32: torch.float32, Arithmetic.BFLOAT16: torch.bfloat16}
+# Parameters from which on bfloat16 is at least a quarter faster, of the models in performance-notes.md. Smaller ones
+# gain little or lose, and then its rounding, half a percent of a logit, is for nothing.
+LARGE = 1_000_000
+
+
+def scoring_dtype(wanted: Arithmetic, network: Network, ranks: Ranks = ALONE) -> torch.dtype:
+    """The type that a network's anchor scores in: what is wanted, or what suits the model and rank 0's device."""
+    if wanted is not Arithmetic.AUTO:
+        return DTYPES[wanted]
+    large = sum(parameter.numel() for parameter in network.module.parameters()) >= LARGE
+    suits = ranks.agree(torch.tensor([int(large and computes_in_bfloat16(network.device))]))
+    return torch.bfloat16 if bool(suits) else torch.float32
+
+
+def computes_in_bfloat16(device: torch.device) -> bool:
+    """Whether a device has instructions for bfloat16, as far as torch makes use of them; without, it is far slower."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):  # torch before 2.13 does not say
+        return False
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+
+
+def scoring(weights: Weights, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Weights to score with: channels last, in which convolutions go forward faster by a sixth, in numbers of a type.
+
+    Not so the model that learns: torch 2.13 corrupted memory in second derivatives of convolutions in that layout.
+    """
+    layouts = {4: torch.channels_last}
+    return {
+        name: tensor.to(
+            dtype if tensor.is_floating_point() else tensor.dtype,
+            memory_format=layouts.get(tensor.ndim, torch.preserve_format),
+        )
+        for name, tensor in weights.items()
+    }

@@ -1,0 +1,104 @@
+"""What the anchor scores in, and that it scores there as it does in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+
+from weir.core import Engine, EngineConfig
+from weir.core.arithmetic import LARGE, computes_in_bfloat16, scoring, scoring_dtype
+from weir.core.config import SnapshotConfig
+from weir.core.network import Network
+from weir.types import Arithmetic, InputSpec, Recipe
+
+CPU = torch.device("cpu")
+SMALL = Network(Recipe("mlp", InputSpec((8,), 2), {"hidden": 4}))
+BIG = Network(Recipe("mlp", InputSpec((1000,), 2), {"hidden": 1000}))
+
+
+def processor(monkeypatch: pytest.MonkeyPatch, has: Mapping[str, bool]) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
+
+
+@pytest.mark.parametrize("network", [SMALL, BIG])
+@pytest.mark.parametrize("wanted", [Arithmetic.FLOAT32, Arithmetic.BFLOAT16])
+def test_what_is_asked_for_is_taken_whatever_the_processor_has(network: Network, wanted: Arithmetic) -> None:
+    assert scoring_dtype(wanted, network) is getattr(torch, wanted)
+
+
+@pytest.mark.parametrize(
+    ("network", "has", "dtype"),
+    [
+        (BIG, {"avx512_bf16": True}, torch.bfloat16),
+        (BIG, {"avx512_bf16": False}, torch.float32),
+        (BIG, {}, torch.float32),
+        (SMALL, {"avx512_bf16": True}, torch.float32),
+    ],
+)
+def test_a_large_model_scores_in_bfloat16_where_the_processor_has_instructions_for_it(
+    monkeypatch: pytest.MonkeyPatch, network: Network, has: Mapping[str, bool], dtype: torch.dtype
+) -> None:
+    processor(monkeypatch, has)
+    assert scoring_dtype(Arithmetic.AUTO, network) is dtype
+
+
+def test_a_torch_that_does_not_tell_what_the_processor_has_scores_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert not computes_in_bfloat16(CPU)
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_a_graphics_processor_is_asked_for_instructions_of_its_own(monkeypatch: pytest.MonkeyPatch, has: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has and not including_emulation)
+    assert computes_in_bfloat16(torch.device("cuda")) is has
+
+
+def test_all_ranks_score_as_the_first_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Second:
+        size, rank = 2, 1
+
+        def agree(self, tensor: torch.Tensor) -> torch.Tensor:
+            return torch.tensor([0])
+
+    processor(monkeypatch, {"avx512_bf16": True})
+    assert scoring_dtype(Arithmetic.AUTO, BIG, Second()) is torch.float32  # type: ignore[arg-type]
+
+
+def test_an_engine_scores_in_what_its_configuration_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    processor(monkeypatch, {"avx512_bf16": True})
+    kept: dict[Arithmetic, torch.dtype] = {}
+    for arithmetic in Arithmetic:
+        engine = Engine(BIG.recipe, EngineConfig(snapshots=SnapshotConfig(arithmetic=arithmetic)))
+        engine.set_anchor()
+        anchor = engine._snapshots.anchor
+        assert anchor is not None
+        kept[arithmetic] = anchor.scoring["1.weight"].dtype
+        assert anchor.weights["1.weight"].dtype is torch.float32
+    assert kept == {
+        Arithmetic.AUTO: torch.bfloat16,
+        Arithmetic.FLOAT32: torch.float32,
+        Arithmetic.BFLOAT16: torch.bfloat16,
+    }
+
+
+def test_the_models_at_hand_are_on_either_side_of_large() -> None:
+    assert sum(p.numel() for p in SMALL.module.parameters()) < LARGE <= sum(p.numel() for p in BIG.module.parameters())
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+def test_a_snapshot_scores_as_its_weights_do_in_any_type(
+    image_recipe: Recipe, dtype: torch.dtype, error: float
+) -> None:
+    """The relative error against the plain pass in float32."""
+    network = Network(image_recipe)
+    for seed in range(5):
+        x = network.prepare(torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(seed)))
+        with torch.no_grad():
+            plain, scored = network.outputs(x), network.outputs(x, scoring(network.snapshot(), dtype))
+        assert scored.logits.dtype == torch.float32
+        assert float((scored.logits - plain.logits).abs().max() / plain.logits.abs().max()) < error
+        assert plain.features is not None
+        assert scored.features is not None
+        assert float((scored.features - plain.features).abs().max() / plain.features.abs().max()) < error
