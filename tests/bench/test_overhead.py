@@ -12,7 +12,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from weir.bench import overhead, traffic
+from weir.bench import traffic
 from weir.bench.__main__ import app
 from weir.bench.overhead import BACKWARD, Plain, Plan, flops_forward, measure, table
 from weir.core import Engine, EngineConfig, GuardConfig, LearnerConfig
@@ -113,7 +113,7 @@ def test_progress_counts_every_round() -> None:
 def test_it_says_what_the_anchor_is_in_and_measures_float32_beside_it_when_asked(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
 ) -> None:
-    monkeypatch.setattr(overhead, "scoring_dtype", lambda *_: dtype)
+    monkeypatch.setattr("weir.core.engine.scoring_dtype", lambda *_: dtype)
     found = measure(replace(PLAN, rounds=1, float32=False))
     assert list(rows(found)) == ["plain", "off", "weir"]
     head = table(found).splitlines()[0]

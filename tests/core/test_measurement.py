@@ -114,10 +114,12 @@ def test_prepared_samples_and_prepared_bounds_are_given(world: World) -> None:
 def test_it_is_made_once_in_so_many_steps_and_says_how_old_it_is(world: World, refresh: int) -> None:
     recorder = Recorder()
     engine = world.engine(poisoner=recorder, guard=GuardConfig(**CALM, vaccine_refresh=refresh))
-    ages, calls = [], []
+    ages, calls, due = [], [], []
     for number in range(1, 11):
+        due.append(engine.vaccine_due)
         ages.append(run(world, engine, number, number)[0].vaccine_age)
         calls.append(len(recorder.calls))
+    assert due == [age == 0 for age in ages]
     assert ages == [step % refresh for step in range(10)]
     assert calls == [1 + step // refresh for step in range(10)]
     assert len({seed for *_, seed in recorder.calls}) == len(recorder.calls)  # new poison each time
@@ -195,6 +197,7 @@ def test_nor_where_it_is_switched_off_or_of_no_use(world: World, guard: dict[str
     recorder = Recorder()
     engine = world.engine(poisoner=recorder, guard=GuardConfig(**CALM, **guard, dsc_base=None))
     assert {report.vaccine_age for report in run(world, engine, 1, 3)} == {None}
+    assert not engine.vaccine_due
     assert recorder.calls == []
 
 

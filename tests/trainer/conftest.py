@@ -23,6 +23,7 @@ from weir.core import (
     LearnerConfig,
     burn_in,
 )
+from weir.core.vaccine import Poisoner
 from weir.stores.base import (
     CheckpointInfo,
     Cursor,
@@ -88,11 +89,13 @@ class House:
         engine: EngineConfig = CONFIG,
         listeners: Sequence[Callable[..., None]] = (),
         stores: Stores | None = None,
+        poisoner: Poisoner | None = None,
         **config: Any,
     ) -> Trainer:
         """A trainer that resumes from what is in the folder."""
         settings = TrainerConfig(**({"step_linger_seconds": 0.01} | config))
-        return Trainer(stores or self.stores, engine, settings, listeners=listeners, clock=lambda: NOW)
+        held = stores or self.stores
+        return Trainer(held, engine, settings, poisoner=poisoner, listeners=listeners, clock=lambda: NOW)
 
     def drain(self, **how: Any) -> Trainer:
         """Learn everything that is in the log, write a checkpoint and stop."""

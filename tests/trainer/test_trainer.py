@@ -17,6 +17,7 @@ from torch import Tensor
 from weir import codec
 from weir.core import Engine
 from weir.errors import NotReady
+from weir.redteam import Cocktail
 from weir.stores.base import Cursor, Held, HeldState, Journal, Log, Quarantine
 from weir.trainer import Trainer, initialise
 from weir.trainer.thread import NICENESS
@@ -386,3 +387,17 @@ def test_the_learning_thread_lets_the_others_go_first(house: House, stream: Stre
     house.drain(listeners=[note])
     assert set(found) == {min(19, before + NICENESS)}
     assert os.getpriority(os.PRIO_PROCESS, 0) == before
+
+
+def test_a_step_that_takes_long_for_its_vaccine_says_so_first(
+    open_house: Open, stream: Stream, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a large model it takes a minute and more, in which nothing else would be heard."""
+    house = open_house()
+    house.post(*stream)
+    with caplog.at_level(logging.INFO):
+        trainer = house.drain(poisoner=Cocktail())
+    assert trainer.status.vaccine_age is not None
+    said = [record.getMessage() for record in caplog.records if "poison looks like" in record.getMessage()]
+    assert said == ["step 1: the guard learns what poison looks like; it takes as long as many steps"]
+    assert any(record.getMessage().startswith("step 1: the guard took ") for record in caplog.records)

@@ -14,7 +14,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from weir.bench import traffic
 from weir.core import Engine, EngineConfig, GuardConfig, LearnerConfig, SnapshotConfig
-from weir.core.arithmetic import scoring_dtype
 from weir.core.models import build
 from weir.redteam import Cocktail
 from weir.types import Arithmetic, GuardMode, Step, StepReport, Verdict
@@ -93,7 +92,6 @@ def measure(plan: Plan, progress: Callable[[int], None] = lambda done: None) -> 
         Timed("off", Guarded(off), plan),
         Timed("weir", Guarded(make(config, poisoner=Cocktail())), plan),
     ]
-    anchor = scoring_dtype(config.snapshots.arithmetic, off.network)
     if plan.float32:
         exact = replace(config, snapshots=SnapshotConfig(arithmetic=Arithmetic.FLOAT32))
         subjects.append(Timed("weir, anchor in float32", Guarded(make(exact, poisoner=Cocktail())), plan))
@@ -107,7 +105,7 @@ def measure(plan: Plan, progress: Callable[[int], None] = lambda done: None) -> 
         progress(number + 1)
     per_sample, peak = flops_forward(plain.module, step.x) / plan.batch, peak_flops(plan.device)
     rows = [asdict(subject.row(subjects[0], per_sample, peak)) for subject in subjects]
-    found = {"anchor": str(anchor).removeprefix("torch."), "accuracy": learned}
+    found = {"anchor": str(off.scoring_dtype).removeprefix("torch."), "accuracy": learned}
     return traffic.result("overhead", asdict(plan) | found, rows, plan.device)
 
 

@@ -47,7 +47,8 @@ STALE_SHARE = 0.5  # of them vetoed although nothing was suspected: it is the pr
 class Engine:
     """A learner behind a guard and a gate; one thread at a time.
 
-    ``clock`` returns seconds and feeds only ``StepReport.seconds``: no decision depends on it.
+    ``scoring_dtype`` is what the anchor scores in. ``clock`` returns seconds and feeds only ``StepReport.seconds``: no
+    decision depends on it.
     """
 
     def __init__(
@@ -73,8 +74,8 @@ class Engine:
             raise InvalidSetting("freeze_norm", False, f"true on {ranks.size} ranks, or a model without batch norm")
         self._ranks = ranks
         self._learner = Learner(self.network, self.task, config.learner, ranks)
-        dtype = scoring_dtype(config.snapshots.arithmetic, self.network, ranks)
-        self._snapshots = Snapshots(config.snapshots, scoring_dtype=dtype)
+        self.scoring_dtype = scoring_dtype(config.snapshots.arithmetic, self.network, ranks)
+        self._snapshots = Snapshots(config.snapshots, scoring_dtype=self.scoring_dtype)
         self._guard = Guard(self.network, self.task, self._snapshots, config, poisoner, ranks)
         self._transaction = Transaction(self.network, self.task, self._learner, config.gate, ranks, timed=self._timed)
         self._breaker = Breaker(config.breaker)
@@ -183,6 +184,11 @@ class Engine:
     def vaccine_age(self) -> int | None:
         """Steps since the vaccine in force was made, None without one."""
         return self._guard.vaccine_age
+
+    @property
+    def vaccine_due(self) -> bool:
+        """Whether the next step that is judged makes a vaccine first, which takes as long as many steps."""
+        return self._guard.vaccine_due
 
     @property
     def unvaccinated_because(self) -> str | None:

@@ -107,6 +107,13 @@ class Guard:
         return self._vaccine_age if self._vaccine else None
 
     @property
+    def vaccine_due(self) -> bool:
+        """Whether the next step that is judged makes a vaccine first, which takes as long as many steps."""
+        judges = self.mode in (GuardMode.WEIR, GuardMode.OBSERVE) and self.probe is not None
+        old = self._vaccine_age + 1 >= self._config.vaccine_refresh
+        return judges and old and self._measurement.vaccinates and self._snapshots.reference() is not None
+
+    @property
     def unvaccinated_because(self) -> str | None:
         """Why there is no vaccine, in words; None where there is one, or will be at the next step."""
         return self._measurement.unvaccinated_because
@@ -304,10 +311,8 @@ class Guard:
         those to a snapshot of the ring are as small as the last few updates. None are while the weights stay as they
         are.
         """
+        vaccinates, measured = self.vaccine_due, self._measurement
         self._vaccine_age += 1
-        measured = self._measurement
-        due = measured.vaccinates and self._vaccine_age >= self._config.vaccine_refresh
-        vaccinates = due and self.mode is not GuardMode.DSC
         known = self._calibration if snapshot is self._snapshots.anchor and not vaccinates else None
         if known is not None and self._measured_at == updates:
             return known

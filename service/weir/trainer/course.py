@@ -126,6 +126,10 @@ class Course:
 
     def learn(self, step: Step, recorded: Sequence[SampleVerdict] | None) -> StepReport:
         """Process one step; raises Unprocessable for whatever the engine raises, but GroupLost."""
+        if vaccinated := self.engine.vaccine_due and not step.released:
+            logger.info(
+                "step %d: the guard learns what poison looks like, which takes as long as many steps", step.number
+            )
         try:
             self._report = report = self.engine.process(step, recorded)
         except GroupLost:
@@ -133,6 +137,8 @@ class Course:
         except Exception as error:
             raise Unprocessable(error) from error
         self._lineage = extended(self._lineage, self.step)
+        if vaccinated:
+            logger.info("step %d: the guard took %.1f s", step.number, report.seconds["guard"])
         return report
 
     def checkpoint(self, reason: str, answer: Outcome | None = None) -> CheckpointInfo:

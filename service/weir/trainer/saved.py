@@ -109,6 +109,7 @@ def environment(engine: Engine) -> dict[str, Any]:
         "device": engine.config.device,
         "threads": torch.get_num_threads(),
         "ranks": engine.ranks,
+        "scoring": str(engine.scoring_dtype),
     }
 
 
