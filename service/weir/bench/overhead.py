@@ -59,7 +59,8 @@ class Row:
 
     ``ratio`` is of the seconds of all rounds, so that what is done now and then is in it. ``vaccine_seconds`` is what
     the first update took longer than the median one; ``amortised_ratio`` spreads it over the updates until the next
-    vaccination. ``floor_seconds`` is what the arithmetic of the passes would take at the machine's measured peak.
+    vaccination. ``floor_seconds`` is what the arithmetic of the passes would take at the machine's measured peak in
+    float32, whatever the anchor computes in.
     """
 
     subject: str
@@ -112,9 +113,10 @@ def measure(plan: Plan, progress: Callable[[int], None] = lambda done: None) -> 
 def table(result: dict[str, Any]) -> str:
     """The result as a Markdown table with what was set above it."""
     plan, machine = result["plan"], result["hardware"]
-    norm = f"{plan['norm']}{'' if plan['norm'] == 'none' else ' frozen' if plan['freeze_norm'] else ' in train mode'}"
+    kept = "frozen" if plan["freeze_norm"] else "in train mode"
+    norm = "no norm" if plan["model"] == "cnn" or plan["norm"] == "none" else f"norm {plan['norm']} {kept}"
     senders = "one producer" if plan["producers"] == 1 else f"{plan['producers']} producers"
-    model = f"{plan['model']} width {plan['width']}, norm {norm}, {plan['accuracy']:.0%} right at the start"
+    model = f"{plan['model']} width {plan['width']}, {norm}, {plan['accuracy']:.0%} right at the start"
     model = f"{model}, batch {plan['batch']} of {senders}"
     given = f"probe set {plan['probe']}, gate and vaccine on, anchor in {plan['anchor']}, {plan['rounds']} rounds"
     where = f"seed {plan['seed']}, {machine['device']}, {plan['threads']} threads, torch {result['versions']['torch']}"
