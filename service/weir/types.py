@@ -34,7 +34,7 @@ class EvidenceSet(StrEnum):
 
 
 class Arithmetic(StrEnum):
-    """What numbers a pass is made in; auto is bfloat16 where that is faster, and else float32."""
+    """What numbers a pass is made in; auto is bfloat16 for large models on devices made for it."""
 
     AUTO = "auto"
     FLOAT32 = "float32"

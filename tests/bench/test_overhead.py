@@ -16,6 +16,8 @@ from weir.bench import traffic
 from weir.bench.__main__ import app
 from weir.bench.overhead import BACKWARD, Plain, Plan, flops_forward, measure, table
 from weir.core import Engine, EngineConfig, GuardConfig, LearnerConfig
+from weir.core.network import Weights
+from weir.core.snapshots import Snapshots
 from weir.types import GuardMode, Step, StepReport
 
 PLAN = Plan(model="cnn", width=2, batch=16, probe=400, rounds=4, warmup=1, threads=1, float32=True)
@@ -113,9 +115,20 @@ def test_progress_counts_every_round() -> None:
 def test_it_says_what_the_anchor_is_in_and_measures_float32_beside_it_when_asked(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
 ) -> None:
-    monkeypatch.setattr("weir.core.engine.scoring_dtype", lambda *_: dtype)
+    monkeypatch.setattr("weir.core.arithmetic.LARGE", 0)
+    monkeypatch.setattr("weir.core.arithmetic.computes_in_bfloat16", lambda _: dtype is torch.bfloat16)
     found = measure(replace(PLAN, rounds=1, float32=False))
     assert list(rows(found)) == ["plain", "off", "weir"]
+    anchors: list[torch.dtype] = []
+    trust = Snapshots.trust
+
+    def watched(snapshots: Snapshots, updates: int, weights: Weights) -> None:
+        trust(snapshots, updates, weights)
+        anchors.append(snapshots.anchor.scoring["0.weight"].dtype)  # type: ignore[union-attr]
+
+    monkeypatch.setattr(Snapshots, "trust", watched)
+    measure(replace(PLAN, rounds=1, float32=True))
+    assert anchors[-2:] == [dtype, torch.float32]
     head = table(found).splitlines()[0]
     assert f"anchor in {dtype}".replace("torch.", "") in head
     assert f", {found['plan']['accuracy']:.0%} right at the start" in head

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from weir.core import Engine, EngineConfig
 from weir.core.arithmetic import LARGE, computes_in_bfloat16, scoring, scoring_dtype
 from weir.core.config import SnapshotConfig
 from weir.core.network import Network
+from weir.core.ranks import Alone
 from weir.types import Arithmetic, InputSpec, Recipe
 
 CPU = torch.device("cpu")
@@ -51,19 +53,22 @@ def test_a_torch_that_does_not_tell_what_the_processor_has_scores_in_float32(mon
 
 @pytest.mark.parametrize("has", [True, False])
 def test_a_graphics_processor_is_asked_for_instructions_of_its_own(monkeypatch: pytest.MonkeyPatch, has: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has and not including_emulation)
     assert computes_in_bfloat16(torch.device("cuda")) is has
 
 
-def test_all_ranks_score_as_the_first_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Second:
-        size, rank = 2, 1
-
-        def agree(self, tensor: torch.Tensor) -> torch.Tensor:
-            return torch.tensor([0])
+@pytest.mark.parametrize(("lacking", "dtype"), [(0, torch.bfloat16), (1, torch.float32)])
+def test_one_rank_without_is_enough_for_all_to_score_in_float32(
+    monkeypatch: pytest.MonkeyPatch, lacking: int, dtype: torch.dtype
+) -> None:
+    class Some(Alone):
+        def add(self, tensors: Sequence[torch.Tensor]) -> None:
+            for tensor in tensors:
+                tensor += lacking
 
     processor(monkeypatch, {"avx512_bf16": True})
-    assert scoring_dtype(Arithmetic.AUTO, BIG, Second()) is torch.float32  # type: ignore[arg-type]
+    assert scoring_dtype(Arithmetic.AUTO, BIG, Some()) is dtype
 
 
 def test_an_engine_scores_in_what_its_configuration_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:

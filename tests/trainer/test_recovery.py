@@ -13,7 +13,8 @@ from torch import Tensor
 
 from weir.core import GateConfig, SnapshotConfig
 from weir.stores.base import Decision, EntryKind, Held, Stores
-from weir.types import DeclinePolicy
+from weir.trainer import saved
+from weir.types import Arithmetic, DeclinePolicy
 
 if TYPE_CHECKING:
     from tests.trainer.conftest import House, Open
@@ -307,6 +308,26 @@ def test_another_environment_is_said(
         monkeypatch.setattr("weir.trainer.saved.torch.get_num_threads", lambda: 7)
         house.trainer()
     assert "threads was 1, is 7" in caplog.text
+    assert "scoring" not in caplog.text
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_an_anchor_that_scored_in_other_numbers_is_said(
+    open_house: Open, stream: Stream, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, said: bool
+) -> None:
+    """Also where the checkpoint is of a Weir that knew none but float32."""
+    house = open_house()
+    if not said:
+        written = saved.environment
+        monkeypatch.setattr(
+            saved, "environment", lambda engine: {k: v for k, v in written(engine).items() if k != "scoring"}
+        )
+    house.drain()
+    monkeypatch.undo()
+    halved = replace(CONFIG, snapshots=SnapshotConfig(arithmetic=Arithmetic.BFLOAT16))
+    with caplog.at_level(logging.WARNING):
+        house.trainer(engine=halved)
+    assert "scoring was float32, is bfloat16" in caplog.text
 
 
 def test_the_ring_goes_on_where_it_was(open_house: Open, stream: Stream) -> None:

@@ -249,7 +249,8 @@ def measure(plan: Plan, progress: Callable[[int], None] = lambda done: None) -> 
             progress(done)
         rows += bench.rows(kind)
     _check(rows)
-    return traffic.result("published", asdict(plan), [asdict(row) for row in rows], plan.device)
+    anchor = str(bench.weir.engine.scoring_dtype).removeprefix("torch.")
+    return traffic.result("published", asdict(plan) | {"anchor": anchor}, [asdict(row) for row in rows], plan.device)
 
 
 def rounds(plan: Plan) -> int:
@@ -262,8 +263,8 @@ def table(result: dict[str, Any]) -> str:
     plan, machine = result["plan"], result["hardware"]
     head = (
         f"{plan['model']} width {plan['width']}, norm {plan['norm']}, batch {plan['batch']}, probe set {plan['probe']}"
-        f", {plan['rounds']} rounds, seed {plan['seed']}, {machine['device']}, {plan['threads']} threads, "
-        f"torch {result['versions']['torch']}"
+        f", Weir's anchor in {plan['anchor']}, {plan['rounds']} rounds, seed {plan['seed']}, {machine['device']}"
+        f", {plan['threads']} threads, torch {result['versions']['torch']}"
     )
     rows = [
         f"| {row['traffic']} | {row['subject']} | {row['median_seconds']:.3f} | {row['ratio']:.1f} "

@@ -10,25 +10,30 @@ from weir.core.ranks import ALONE, Ranks
 from weir.types import Arithmetic
 
 DTYPES = {Arithmetic.FLOAT32: torch.float32, Arithmetic.BFLOAT16: torch.bfloat16}
-# Parameters from which on bfloat16 is at least a quarter faster, of the models in performance-notes.md. Smaller ones
-# gain little or lose, and then its rounding, half a percent of a logit, is for nothing.
+# Parameters from which on bfloat16 halves what a pass takes, of the models in performance-notes.md. Smaller ones save
+# milliseconds by it or lose, and its rounding, half a percent of a logit, is not worth these.
 LARGE = 1_000_000
 
 
 def scoring_dtype(wanted: Arithmetic, network: Network, ranks: Ranks = ALONE) -> torch.dtype:
-    """The type that a network's anchor scores in: what is wanted, or what suits the model and rank 0's device."""
+    """The type that a network's anchor scores in: what is wanted, or what suits the model and all ranks' devices."""
     if wanted is not Arithmetic.AUTO:
         return DTYPES[wanted]
     large = sum(parameter.numel() for parameter in network.module.parameters()) >= LARGE
-    suits = ranks.agree(torch.tensor([int(large and computes_in_bfloat16(network.device))]))
-    return torch.bfloat16 if bool(suits) else torch.float32
+    unsuited = torch.tensor([float(not (large and computes_in_bfloat16(network.device)))])
+    ranks.add([unsuited])
+    return torch.float32 if bool(unsuited) else torch.bfloat16
 
 
 def computes_in_bfloat16(device: torch.device) -> bool:
-    """Whether a device has instructions for bfloat16, as far as torch makes use of them; without, it is far slower."""
+    """Whether a device is known to have instructions for bfloat16 that torch makes use of; without, it is far slower.
+
+    Of processors those with AVX-512 for it are, from torch 2.13 on; no others were at hand.
+    """
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):  # torch before 2.13 does not say
+        with torch.cuda.device(device):
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
         return False
     return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 

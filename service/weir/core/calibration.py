@@ -184,7 +184,8 @@ class Calibration:
     def eased(self, now: Trusted, rows: Sequence[int]) -> Tensor:
         """How much lower the normal scores (columns,) of these rows of what is trusted are now on average, or nought.
 
-        By so much a group stands out more among all that is trusted as it is now, if the others have moved as these.
+        By so much a group stands out more among all that is trusted as it is now, if the others have moved as these, of
+        whichever class.
         """
         there = torch.tensor(rows)
         before, after = (

@@ -212,7 +212,7 @@ class Evidence:
 def lower_quartile(values: Tensor) -> Tensor:
     """The 25 % quantile of every row (n, k), linear between two values; a selection, since sorting takes long.
 
-    There are at least three in a row.
+    There are at least two in a row.
     """
     place = 0.25 * (values.shape[1] - 1)
     lowest = values.topk(int(place) + 2, dim=1, largest=False, sorted=False).values

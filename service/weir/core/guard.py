@@ -271,7 +271,7 @@ class Guard:
         """The calibration for this step, its evidence (n, signals) and scores, all measured with the same influence.
 
         More of what is trusted is measured as long as that may decide an alarm: all of it before there is one, and as
-        long as there might be one, by how far those measured last have moved.
+        long as there might be one, by how much lower those measured last score than they did.
         """
         measured, shares = self._measurement, 0
         calibration = self._calibrated(snapshot, step, updates)

@@ -127,9 +127,7 @@ class Course:
     def learn(self, step: Step, recorded: Sequence[SampleVerdict] | None) -> StepReport:
         """Process one step; raises Unprocessable for whatever the engine raises, but GroupLost."""
         if vaccinated := self.engine.vaccine_due and not step.released:
-            logger.info(
-                "step %d: the guard learns what poison looks like, which takes as long as many steps", step.number
-            )
+            logger.info("step %d: the guard learns what poison looks like; it takes as long as many steps", step.number)
         try:
             self._report = report = self.engine.process(step, recorded)
         except GroupLost:

@@ -18,6 +18,8 @@ from weir.types import Recipe, SampleRef, SampleVerdict, State
 
 logger = logging.getLogger("weir.trainer")
 
+EARLIER = {"scoring": "float32"}  # of checkpoints that do not say it
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -109,17 +111,18 @@ def environment(engine: Engine) -> dict[str, Any]:
         "device": engine.config.device,
         "threads": torch.get_num_threads(),
         "ranks": engine.ranks,
-        "scoring": str(engine.scoring_dtype),
+        "scoring": str(engine.scoring_dtype).removeprefix("torch."),
     }
 
 
 def compare_environment(state: State, engine: Engine) -> None:
     """Warn when a checkpoint was written elsewhere."""
-    then, now = state.values["environment"], environment(engine)
+    then, now = EARLIER | state.values["environment"], environment(engine)
     changed = [f"{name} was {then.get(name)}, is {now[name]}" for name in now if then.get(name, now[name]) != now[name]]
     if changed:
         logger.warning(
-            "recovery follows the journal, but its weights may differ in the last bits: %s", ", ".join(changed)
+            "recovery follows the journal, but weights may differ in the last bits, and scores a little: %s",
+            ", ".join(changed),
         )
 
 
