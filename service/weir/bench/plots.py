@@ -66,8 +66,10 @@ def protection(rows: Sequence[Row], path: Path) -> None:
         if at is not None:
             axes.scatter(*at, color=PENS.get(guard, GREY), marker="x" if GUARDS[guard].dummy else "o")
             dots[guard] = at
-    for at, names in _crowds(dots):
-        axes.annotate(names, at, xytext=(5, 4), textcoords="offset points", fontsize=8)
+    crowds = _crowds(dots)
+    for at, names in crowds:
+        side, offset = ("right", -5) if _has_a_right_neighbour(at, crowds) else ("left", 5)
+        axes.annotate(names, at, xytext=(offset, 4), textcoords="offset points", fontsize=8, ha=side)
     axes.set_xlabel("plasticity: gain without the attack / unguarded gain")
     axes.set_ylabel("points lost to attacks that bite (down is better)")
     axes.margins(x=0.2, y=0.1)
@@ -110,6 +112,7 @@ PANELS = (
     ("rows waiting", "median, ms", True),
 )
 CROWD = (0.05, 0.5)  # closer than this in plasticity and points, two dots have one label
+LABEL = (0.3, 0.3)  # what a label takes, in the same units
 PICTURES = {"accuracy": accuracies, "roc": curves, "protection": protection}
 
 
@@ -145,6 +148,11 @@ def _crowds(dots: Mapping[str, tuple[float, float]]) -> list[tuple[tuple[float, 
         near = (at for at in crowds if abs(at[0] - right) < CROWD[0] and abs(at[1] - up) < CROWD[1])
         crowds.setdefault(next(near, (right, up)), []).append(guard)
     return [(at, ", ".join(names) if len(names) < 4 else _short(names)) for at, names in crowds.items()]
+
+
+def _has_a_right_neighbour(at: tuple[float, float], crowds: Sequence[tuple[tuple[float, float], str]]) -> bool:
+    """Whether a label to the right of a dot would run into that of another."""
+    return any(0 < right - at[0] < LABEL[0] and abs(up - at[1]) < LABEL[1] for (right, up), _ in crowds)
 
 
 def _short(names: list[str]) -> str:
