@@ -101,6 +101,21 @@ def test_whatever_changes_an_engine_changes_that_of_every_rank() -> None:
         assert ours == (theirs if not isinstance(theirs, float | list) else pytest.approx(theirs, abs=1e-5))
 
 
+def timed(group: Group) -> Any:
+    """What the stages of a step took on rank 0."""
+    if group.rank:
+        return dismissed(group)
+    took = conductors(group, CONFIG, None)(saved()).process(World().step(1, n=7)).seconds
+    dismiss(group)
+    return took
+
+
+def test_rank_0_says_how_long_every_stage_took() -> None:
+    took, _ = run(2, timed)
+    assert {"score", "guard", "learn"} <= set(took)
+    assert all(seconds > 0 for seconds in took.values())
+
+
 def broken(group: Group) -> Any:
     """A sample that breaks the model on rank 1, then one on rank 0, then none."""
     if group.rank:

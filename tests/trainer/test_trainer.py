@@ -389,6 +389,17 @@ def test_the_learning_thread_lets_the_others_go_first(house: House, stream: Stre
     assert os.getpriority(os.PRIO_PROCESS, 0) == before
 
 
+def test_every_stage_of_a_step_says_how_long_it_took(house: House, stream: Stream) -> None:
+    """The metrics tell it; an engine that is given no clock says nought."""
+    reports: list[StepReport] = []
+    house.post(*stream)
+    house.drain(listeners=[reports.append])
+    assert len(reports) > 1
+    for report in reports:
+        assert {"score", "guard", "learn"} <= set(report.seconds)
+        assert all(seconds > 0 for seconds in report.seconds.values())
+
+
 def test_a_step_that_takes_long_for_its_vaccine_says_so_first(
     open_house: Open, stream: Stream, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -52,7 +53,8 @@ class Conductor(Engine):
         self._lost = lost
         build = super().__init__
         self._together(
-            Message("build", recipe.to_values(), {}), lambda: build(recipe, config, poisoner=poisoner, ranks=group)
+            Message("build", recipe.to_values(), {}),
+            lambda: build(recipe, config, poisoner=poisoner, clock=time.perf_counter, ranks=group),
         )
 
     def process(self, step: Step, recorded: Sequence[SampleVerdict] | None = None) -> StepReport:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -35,7 +36,7 @@ def engines(config: EngineConfig, poisoner: Poisoner | None) -> NewEngine:
     """Makes engines like the learner's own."""
 
     def new(state: State) -> Engine:
-        engine = Engine(Saved.of(state).recipe, config, poisoner=poisoner)
+        engine = Engine(Saved.of(state).recipe, config, poisoner=poisoner, clock=time.perf_counter)
         engine.load_state(state.part("engine"))
         return engine
 
