@@ -124,7 +124,8 @@ def test_it_says_what_the_anchor_is_in_and_measures_float32_beside_it_when_asked
 
     def watched(snapshots: Snapshots, updates: int, weights: Weights) -> None:
         trust(snapshots, updates, weights)
-        anchors.append(snapshots.anchor.scoring["0.weight"].dtype)  # type: ignore[union-attr]
+        assert snapshots.anchor is not None
+        anchors.append(snapshots.anchor.scoring["0.weight"].dtype)
 
     monkeypatch.setattr(Snapshots, "trust", watched)
     measure(replace(PLAN, rounds=1, float32=True))

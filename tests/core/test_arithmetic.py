@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from weir.core import Engine, EngineConfig
-from weir.core.arithmetic import LARGE, computes_in_bfloat16, scoring, scoring_dtype
+from weir.core.arithmetic import LARGE, computes_in_bfloat16, decided, scoring
 from weir.core.config import SnapshotConfig
 from weir.core.network import Network
 from weir.core.ranks import Alone
@@ -27,23 +27,23 @@ def processor(monkeypatch: pytest.MonkeyPatch, has: Mapping[str, bool]) -> None:
 @pytest.mark.parametrize("network", [SMALL, BIG])
 @pytest.mark.parametrize("wanted", [Arithmetic.FLOAT32, Arithmetic.BFLOAT16])
 def test_what_is_asked_for_is_taken_whatever_the_processor_has(network: Network, wanted: Arithmetic) -> None:
-    assert scoring_dtype(wanted, network) is getattr(torch, wanted)
+    assert decided(wanted, network) is wanted
 
 
 @pytest.mark.parametrize(
-    ("network", "has", "dtype"),
+    ("network", "has", "arithmetic"),
     [
-        (BIG, {"avx512_bf16": True}, torch.bfloat16),
-        (BIG, {"avx512_bf16": False}, torch.float32),
-        (BIG, {}, torch.float32),
-        (SMALL, {"avx512_bf16": True}, torch.float32),
+        (BIG, {"avx512_bf16": True}, Arithmetic.BFLOAT16),
+        (BIG, {"avx512_bf16": False}, Arithmetic.FLOAT32),
+        (BIG, {}, Arithmetic.FLOAT32),
+        (SMALL, {"avx512_bf16": True}, Arithmetic.FLOAT32),
     ],
 )
 def test_a_large_model_scores_in_bfloat16_where_the_processor_has_instructions_for_it(
-    monkeypatch: pytest.MonkeyPatch, network: Network, has: Mapping[str, bool], dtype: torch.dtype
+    monkeypatch: pytest.MonkeyPatch, network: Network, has: Mapping[str, bool], arithmetic: Arithmetic
 ) -> None:
     processor(monkeypatch, has)
-    assert scoring_dtype(Arithmetic.AUTO, network) is dtype
+    assert decided(Arithmetic.AUTO, network) is arithmetic
 
 
 def test_a_torch_that_does_not_tell_what_the_processor_has_scores_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,9 +58,9 @@ def test_a_graphics_processor_is_asked_for_instructions_of_its_own(monkeypatch: 
     assert computes_in_bfloat16(torch.device("cuda")) is has
 
 
-@pytest.mark.parametrize(("lacking", "dtype"), [(0, torch.bfloat16), (1, torch.float32)])
+@pytest.mark.parametrize(("lacking", "arithmetic"), [(0, Arithmetic.BFLOAT16), (1, Arithmetic.FLOAT32)])
 def test_one_rank_without_is_enough_for_all_to_score_in_float32(
-    monkeypatch: pytest.MonkeyPatch, lacking: int, dtype: torch.dtype
+    monkeypatch: pytest.MonkeyPatch, lacking: int, arithmetic: Arithmetic
 ) -> None:
     class Some(Alone):
         def add(self, tensors: Sequence[torch.Tensor]) -> None:
@@ -68,7 +68,7 @@ def test_one_rank_without_is_enough_for_all_to_score_in_float32(
                 tensor += lacking
 
     processor(monkeypatch, {"avx512_bf16": True})
-    assert scoring_dtype(Arithmetic.AUTO, BIG, Some()) is dtype
+    assert decided(Arithmetic.AUTO, BIG, Some()) is arithmetic
 
 
 def test_an_engine_scores_in_what_its_configuration_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,16 +92,16 @@ def test_the_models_at_hand_are_on_either_side_of_large() -> None:
     assert sum(p.numel() for p in SMALL.module.parameters()) < LARGE <= sum(p.numel() for p in BIG.module.parameters())
 
 
-@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
-def test_a_snapshot_scores_as_its_weights_do_in_any_type(
-    image_recipe: Recipe, dtype: torch.dtype, error: float
+@pytest.mark.parametrize(("arithmetic", "error"), [(Arithmetic.FLOAT32, 1e-5), (Arithmetic.BFLOAT16, 2e-2)])
+def test_a_snapshot_scores_as_its_weights_do_in_any_arithmetic(
+    image_recipe: Recipe, arithmetic: Arithmetic, error: float
 ) -> None:
     """The relative error against the plain pass in float32."""
     network = Network(image_recipe)
     for seed in range(5):
         x = network.prepare(torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(seed)))
         with torch.no_grad():
-            plain, scored = network.outputs(x), network.outputs(x, scoring(network.snapshot(), dtype))
+            plain, scored = network.outputs(x), network.outputs(x, scoring(network.snapshot(), arithmetic))
         assert scored.logits.dtype == torch.float32
         assert float((scored.logits - plain.logits).abs().max() / plain.logits.abs().max()) < error
         assert plain.features is not None

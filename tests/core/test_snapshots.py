@@ -10,7 +10,7 @@ import torch
 
 from weir.core.config import SnapshotConfig
 from weir.core.snapshots import Snapshots
-from weir.types import State
+from weir.types import Arithmetic, State
 
 CPU = torch.device("cpu")
 
@@ -97,9 +97,9 @@ def test_a_shorter_ring_keeps_the_newest() -> None:
     assert reference.updates == 18
 
 
-def test_the_anchor_scores_in_its_type_and_is_kept_to_the_last_bit() -> None:
+def test_the_anchor_scores_in_its_arithmetic_and_is_kept_to_the_last_bit() -> None:
     weights = {"w": torch.rand(4, 3, 3, 3), "b": torch.rand(4), "n": torch.tensor([3])}
-    snapshots = Snapshots(SnapshotConfig(), scoring_dtype=torch.bfloat16)
+    snapshots = Snapshots(SnapshotConfig(), arithmetic=Arithmetic.BFLOAT16)
     snapshots.trust(0, weights)
     again = Snapshots(SnapshotConfig())
     again.load_state(snapshots.state(), CPU)

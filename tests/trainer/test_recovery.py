@@ -308,7 +308,7 @@ def test_another_environment_is_said(
         monkeypatch.setattr("weir.trainer.saved.torch.get_num_threads", lambda: 7)
         house.trainer()
     assert "threads was 1, is 7" in caplog.text
-    assert "scoring" not in caplog.text
+    assert "arithmetic" not in caplog.text
 
 
 @pytest.mark.parametrize("said", [True, False])
@@ -320,14 +320,14 @@ def test_an_anchor_that_scored_in_other_numbers_is_said(
     if not said:
         written = saved.environment
         monkeypatch.setattr(
-            saved, "environment", lambda engine: {k: v for k, v in written(engine).items() if k != "scoring"}
+            saved, "environment", lambda engine: {k: v for k, v in written(engine).items() if k != "arithmetic"}
         )
     house.drain()
     monkeypatch.undo()
     halved = replace(CONFIG, snapshots=SnapshotConfig(arithmetic=Arithmetic.BFLOAT16))
     with caplog.at_level(logging.WARNING):
         house.trainer(engine=halved)
-    assert "scoring was float32, is bfloat16" in caplog.text
+    assert "arithmetic was float32, is bfloat16" in caplog.text
 
 
 def test_the_ring_goes_on_where_it_was(open_house: Open, stream: Stream) -> None:

@@ -106,7 +106,7 @@ def measure(plan: Plan, progress: Callable[[int], None] = lambda done: None) -> 
         progress(number + 1)
     per_sample, peak = flops_forward(plain.module, step.x) / plan.batch, peak_flops(plan.device)
     rows = [asdict(subject.row(subjects[0], per_sample, peak)) for subject in subjects]
-    found = {"anchor": str(off.scoring_dtype).removeprefix("torch."), "accuracy": learned}
+    found = {"anchor": off.arithmetic.value, "accuracy": learned}
     return traffic.result("overhead", asdict(plan) | found, rows, plan.device)
 
 
@@ -117,7 +117,7 @@ def table(result: dict[str, Any]) -> str:
     norm = "no norm" if plan["model"] == "cnn" or plan["norm"] == "none" else f"norm {plan['norm']} {kept}"
     senders = "one producer" if plan["producers"] == 1 else f"{plan['producers']} producers"
     model = f"{plan['model']} width {plan['width']}, {norm}, {plan['accuracy']:.0%} right at the start"
-    model = f"{model}, batch {plan['batch']} of {senders}"
+    sent = f"batch {plan['batch']} of {senders}"
     given = f"probe set {plan['probe']}, gate and vaccine on, anchor in {plan['anchor']}, {plan['rounds']} rounds"
     where = f"seed {plan['seed']}, {machine['device']}, {plan['threads']} threads, torch {result['versions']['torch']}"
     rows = [
@@ -127,7 +127,7 @@ def table(result: dict[str, Any]) -> str:
         f"| {row['gate_tests']:.2f} | {row['touched_ratio']:.1%} |"
         for row in result["rows"]
     ]
-    return "\n".join([f"{model}, {given}, {where}", "", *TABLE_HEAD, *rows])
+    return "\n".join([f"{model}, {sent}, {given}, {where}", "", *TABLE_HEAD, *rows])
 
 
 class Subject(Protocol):

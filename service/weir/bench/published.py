@@ -249,8 +249,8 @@ def measure(plan: Plan, progress: Callable[[int], None] = lambda done: None) -> 
             progress(done)
         rows += bench.rows(kind)
     _check(rows)
-    anchor = str(bench.weir.engine.scoring_dtype).removeprefix("torch.")
-    return traffic.result("published", asdict(plan) | {"anchor": anchor}, [asdict(row) for row in rows], plan.device)
+    found = {"anchor": bench.weir.engine.arithmetic.value}
+    return traffic.result("published", asdict(plan) | found, [asdict(row) for row in rows], plan.device)
 
 
 def rounds(plan: Plan) -> int:

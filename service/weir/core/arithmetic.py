@@ -15,14 +15,14 @@ DTYPES = {Arithmetic.FLOAT32: torch.float32, Arithmetic.BFLOAT16: torch.bfloat16
 LARGE = 1_000_000
 
 
-def scoring_dtype(wanted: Arithmetic, network: Network, ranks: Ranks = ALONE) -> torch.dtype:
-    """The type that a network's anchor scores in: what is wanted, or what suits the model and all ranks' devices."""
+def decided(wanted: Arithmetic, network: Network, ranks: Ranks = ALONE) -> Arithmetic:
+    """What a network's anchor scores in: what is wanted, or what suits the model and all ranks' devices."""
     if wanted is not Arithmetic.AUTO:
-        return DTYPES[wanted]
+        return wanted
     large = sum(parameter.numel() for parameter in network.module.parameters()) >= LARGE
     unsuited = torch.tensor([float(not (large and computes_in_bfloat16(network.device)))])
     ranks.add([unsuited])
-    return torch.float32 if bool(unsuited) else torch.bfloat16
+    return Arithmetic.FLOAT32 if bool(unsuited) else Arithmetic.BFLOAT16
 
 
 def computes_in_bfloat16(device: torch.device) -> bool:
@@ -38,12 +38,12 @@ def computes_in_bfloat16(device: torch.device) -> bool:
     return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
 
-def scoring(weights: Weights, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Weights to score with: channels last, in which convolutions go forward faster by a sixth, in numbers of a type.
+def scoring(weights: Weights, arithmetic: Arithmetic) -> dict[str, Tensor]:
+    """Weights to score with: channels last, in which convolutions go forward faster by a sixth, in this arithmetic.
 
     Not so the model that learns: torch 2.13 corrupted memory in second derivatives of convolutions in that layout.
     """
-    layouts = {4: torch.channels_last}
+    layouts, dtype = {4: torch.channels_last}, DTYPES[arithmetic]
     return {
         name: tensor.to(
             dtype if tensor.is_floating_point() else tensor.dtype,

@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from weir.core.arithmetic import scoring_dtype
+from weir.core import arithmetic
 from weir.core.breaker import Breaker
 from weir.core.config import EngineConfig
 from weir.core.evaluation import Progressive
@@ -47,7 +47,7 @@ STALE_SHARE = 0.5  # of them vetoed although nothing was suspected: it is the pr
 class Engine:
     """A learner behind a guard and a gate; one thread at a time.
 
-    ``scoring_dtype`` is what the anchor scores in. ``clock`` returns seconds and feeds only ``StepReport.seconds``: no
+    ``arithmetic`` is what the anchor scores in. ``clock`` returns seconds and feeds only ``StepReport.seconds``: no
     decision depends on it.
     """
 
@@ -74,8 +74,8 @@ class Engine:
             raise InvalidSetting("freeze_norm", False, f"true on {ranks.size} ranks, or a model without batch norm")
         self._ranks = ranks
         self._learner = Learner(self.network, self.task, config.learner, ranks)
-        self.scoring_dtype = scoring_dtype(config.snapshots.arithmetic, self.network, ranks)
-        self._snapshots = Snapshots(config.snapshots, scoring_dtype=self.scoring_dtype)
+        self.arithmetic = arithmetic.decided(config.snapshots.arithmetic, self.network, ranks)
+        self._snapshots = Snapshots(config.snapshots, arithmetic=self.arithmetic)
         self._guard = Guard(self.network, self.task, self._snapshots, config, poisoner, ranks)
         self._transaction = Transaction(self.network, self.task, self._learner, config.gate, ranks, timed=self._timed)
         self._breaker = Breaker(config.breaker)

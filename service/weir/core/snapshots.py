@@ -10,7 +10,7 @@ import torch
 from weir.core.arithmetic import scoring
 from weir.core.config import SnapshotConfig
 from weir.core.network import Weights
-from weir.types import State
+from weir.types import Arithmetic, State
 
 
 class Snapshot(NamedTuple):
@@ -30,10 +30,10 @@ class Snapshots:
     Admitted poison ages into the ring, so the default reference is the anchor.
     """
 
-    def __init__(self, config: SnapshotConfig, *, scoring_dtype: torch.dtype = torch.float32) -> None:
-        """``scoring_dtype`` is what the anchor scores in."""
+    def __init__(self, config: SnapshotConfig, *, arithmetic: Arithmetic = Arithmetic.FLOAT32) -> None:
+        """``arithmetic`` is what the anchor scores in, once that is decided."""
         self._config = config
-        self._scoring_dtype = scoring_dtype
+        self._arithmetic = arithmetic
         self._ring: deque[Snapshot] = deque(maxlen=-(-config.lag // config.every) + 1 if config.lag else 0)
         self.anchor: Snapshot | None = None
 
@@ -43,7 +43,7 @@ class Snapshots:
 
     def trust(self, updates: int, weights: Weights) -> None:
         """Make a model the anchor."""
-        self.anchor = Snapshot(updates, weights, scoring(weights, self._scoring_dtype))
+        self.anchor = Snapshot(updates, weights, scoring(weights, self._arithmetic))
 
     def forget_after(self, updates: int) -> None:
         """Drop what the ring holds of a future that has been undone."""

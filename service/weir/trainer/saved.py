@@ -18,7 +18,7 @@ from weir.types import Recipe, SampleRef, SampleVerdict, State
 
 logger = logging.getLogger("weir.trainer")
 
-EARLIER = {"scoring": "float32"}  # of checkpoints that do not say it
+EARLIER = {"arithmetic": "float32"}  # of checkpoints that do not say it
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ def environment(engine: Engine) -> dict[str, Any]:
         "device": engine.config.device,
         "threads": torch.get_num_threads(),
         "ranks": engine.ranks,
-        "scoring": str(engine.scoring_dtype).removeprefix("torch."),
+        "arithmetic": engine.arithmetic.value,
     }
 
 
