@@ -72,6 +72,20 @@ def test_the_score_is_the_statistic_of_the_window_by_hand(calibration: Calibrati
     assert report.threshold == pytest.approx(NormalDist().inv_cdf(1 - 0.001 / 4))
 
 
+def test_what_is_foreseen_is_what_would_be_observed_with_so_much_more_in_the_mean(calibration: Calibration) -> None:
+    producers = Producers(GuardConfig(producer_window=10))
+    observe(producers, scores(14, seed=1), ["ann", "bob"] * 7, calibration)
+    before = producers.state()
+    step, names = scores(6, seed=2), ["bob", "cid"] * 3
+    slack = torch.stack([torch.zeros(4), torch.full((4,), 0.2)])
+    plain, more = producers.foresee(of(step), Roster(names, [0] * 6), calibration, slack=slack).tolist()
+    assert producers.state().values == before.values  # to look ahead changes nothing
+    observe(producers, step, names, calibration)
+    assert plain == [record(producers, name).score for name in ("bob", "cid")]
+    sizes = (10, 3)
+    assert more == pytest.approx([z + 0.2 / (1 / n + 1 / TRUSTED) ** 0.5 for z, n in zip(plain, sizes, strict=True)])
+
+
 def test_the_window_covers_the_newest_samples_with_whole_steps(calibration: Calibration) -> None:
     producers = Producers(GuardConfig(producer_window=10))
     for n in (4, 4, 4, 7):

@@ -160,6 +160,25 @@ def test_what_no_alarm_rests_on_is_left_alone_however_likely(calibration: Calibr
         assert Reason.STEP not in found.reasons
 
 
+def test_the_step_and_what_is_left_of_it_are_foreseen_as_they_would_be_held_against_the_bound(
+    calibration: Calibration,
+) -> None:
+    hostile = torch.arange(80) < 40
+    scores, names = score(calibration, draw(80, seed=3, hostile=hostile)), ["eve"] * 40 + ["ann"] * 40
+    slack = torch.stack([torch.zeros(calibration.columns), torch.full((calibration.columns,), 0.1)])
+
+    def foreseen(*alarming: str) -> Tensor:
+        return Jury(CONFIG).foresee(scores, Roster(names, [0] * 80), alarming, calibration, slack=slack)
+
+    whole, left = foreseen("eve")[0].tolist()
+    assert whole == suspect(scores, names, {}, calibration).step_score
+    assert left == calibration.group_statistic(scores.normal[40:].mean(0), Counter({0: 40}))
+    more = 0.1 / (1 / 40 + calibration.shared_variance({0: 40})) ** 0.5
+    assert float(foreseen("eve")[1, 1]) == pytest.approx(left + more)
+    assert foreseen()[0].tolist() == [whole, whole]
+    assert foreseen("eve", "ann")[:, 1].tolist() == [0.0, 0.0]  # nothing is left
+
+
 def test_an_alarm_of_others_clears_no_one(calibration: Calibration) -> None:
     """What is left of the step without the one who alarms is looked at by itself."""
     hostile = torch.ones(100)

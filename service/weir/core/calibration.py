@@ -152,14 +152,14 @@ class Calibration:
         return float(self.group_statistics(mean[None], [classes])[0])
 
     def group_statistics(self, means: Tensor, classes: Sequence[Mapping[int, int]]) -> Tensor:
-        """How far each group's mean normal scores (groups, k) stand out (groups,).
+        """How far each group's mean normal scores (…, groups, k) stand out (…, groups).
 
         The variance of a mean of n scores is not 1/n but 1/n + Σ_c (n_c/n)² / m_c, since the m_c trusted samples of a
         class are the same for all of them: without the second term a large group, or one of few classes, would always
         alarm in the end.
         """
         variances = [1 / sum(counts.values()) + self.shared_variance(counts) for counts in classes]
-        return means.amax(1).double().cpu() / torch.tensor(variances, dtype=torch.float64).sqrt()
+        return means.amax(-1).double().cpu() / torch.tensor(variances, dtype=torch.float64).sqrt()
 
     def shared_variance(self, classes: Mapping[int, int]) -> float:
         """Variance of a mean normal score that more samples of these ``classes`` (counts) do not take away."""
@@ -182,17 +182,17 @@ class Calibration:
         return float((moved.mean(0) / self._evidence_spread).abs().max())
 
     def eased(self, now: Trusted, rows: Sequence[int]) -> Tensor:
-        """How much lower the normal scores (columns,) of these rows of what is trusted are now on average, or nought.
+        """How much lower the normal scores (columns,) of these rows of what is trusted are now on average.
 
-        By so much a group stands out more among all that is trusted as it is now, if the others have moved as these, of
-        whichever class.
+        By so much a group stands out more among all that is trusted as it is now, or less where they are higher, if the
+        others have moved as these, of whichever class.
         """
         there = torch.tensor(rows)
         before, after = (
             self._scored(self.standardise(trusted.evidence[there]), trusted.labels[there]).normal.mean(0)
             for trusted in (self.trusted, now)
         )
-        return (before - after).clamp_min(0.0)
+        return before - after
 
     def mean_discrepancy_threshold(self, size: int, rate: float) -> float:
         """The bound on the mean discrepancy of ``size`` fresh samples, nats: mean + z · sd · √(1/n + 1/m)."""

@@ -61,7 +61,7 @@ class Guard:
         self._attacks: list[str] = []
         self._vaccine_age = self._config.vaccine_refresh  # steps since one was made, or tried to; at first it is due
         self._measured_at: int | None = None  # updates in the weights that all trusted samples were measured with
-        self._eased = torch.tensor(math.inf)  # what those measured last at this step had lost of their normal scores
+        self._eased = torch.tensor(math.nan)  # what those measured last at this step had lost of their normal scores
         self._override: GuardMode | None = None
         self.producers = Producers(config.guard)
 
@@ -270,8 +270,8 @@ class Guard:
     ) -> tuple[Calibration, Tensor, Scores, Common]:
         """The calibration for this step, its evidence (n, signals) and scores, all measured with the same influence.
 
-        More of what is trusted is measured as long as that may decide an alarm: all of it before there is one, and as
-        long as there might be one, by how much lower those measured last score than they did.
+        More of what is trusted is measured as long as that may raise an alarm or end one, by how much lower or higher
+        those measured last score than they did.
         """
         measured, shares = self._measurement, 0
         calibration = self._calibrated(snapshot, step, updates)
@@ -308,8 +308,8 @@ class Guard:
         P-values are valid as long as what they are counted among is measured like the stream. So those that were
         longest not are measured at each step, and those that thresholds rest on; and more while the former have moved.
         All are before a vaccination, and always against the ring: discrepancies to the distant anchor change slowly,
-        those to a snapshot of the ring are as small as the last few updates. None are while the weights stay as they
-        are.
+        those to a snapshot of the ring are as small as the last few updates. None are once all have been measured with
+        these weights.
         """
         vaccinates, measured = self.vaccine_due, self._measurement
         self._vaccine_age += 1
@@ -348,14 +348,16 @@ class Guard:
         return turn
 
     def _doubtful(self, scores: Scores, roster: Roster, calibration: Calibration) -> bool:
-        """Whether the step, or the newest samples of one of its producers, might alarm if all was measured now."""
-        alike = self._jury.statistic(scores, roster, calibration, slack=self._eased)
-        newest = self.producers.foresee(scores, roster, calibration, slack=self._eased)
-        bounds = (
-            group_threshold(rate, calibration.columns) for rate in (self._config.step_rate, self._config.producer_rate)
-        )
-        # Not: found may be no number.
-        return any(not found <= bound for found, bound in zip((alike, newest), bounds, strict=True))
+        """Whether alarms of producers, the step, or what is left of it might be others if all was measured now."""
+        slack = torch.stack([self._eased.clamp_max(0.0), self._eased.clamp_min(0.0)])
+        newest = self.producers.foresee(scores, roster, calibration, slack=slack)
+        bound = group_threshold(self._config.producer_rate, calibration.columns)
+        if not _decided(newest, bound):
+            return True
+        alarming = {name for name, lowest in zip(roster.rows, newest[0].tolist(), strict=True) if lowest > bound}
+        alarming |= self.producers.suspended(roster.rows)
+        together = self._jury.foresee(scores, roster, alarming, calibration, slack=slack)
+        return not _decided(together, group_threshold(self._config.step_rate, calibration.columns))
 
     def _vaccinate(self, snapshot: Snapshot, trusted: Trusted, step: Step) -> None:
         self._vaccine = self._measurement.vaccine(snapshot, trusted, seed=self._seed * 1_000_003 + step.number)
@@ -375,3 +377,9 @@ class Guard:
             judged=self._measurement.judged,
         )
         return self._calibration
+
+
+def _decided(statistics: Tensor, bound: float) -> bool:
+    """Whether each of statistics (2, n), the lowest and the highest that it may be, is on one side of the bound."""
+    lowest, highest = statistics
+    return bool(((highest <= bound) | (lowest > bound)).all())  # so that what is no number is not decided

@@ -121,15 +121,21 @@ class Producers:
             if record.standing is not Standing.GOOD
         }
 
-    def foresee(self, scores: Scores, roster: Roster, calibration: Calibration, *, slack: Tensor) -> float:
-        """The largest z that the newest samples of any producer would have, were this step's scores observed.
+    def foresee(self, scores: Scores, roster: Roster, calibration: Calibration, *, slack: Tensor) -> Tensor:
+        """The z (slacks, producers) that each one's newest samples would have, were this step's scores observed.
 
-        With ``slack`` more in their mean score.
+        With each ``slack`` (slacks, columns) more in their mean score.
         """
         unknown = _Record()
         windows = [self._records.get(producer, unknown).window.copy() for producer in roster.rows]
         self._take(windows, roster.sums(scores.normal.cpu()), roster)
-        return max(_statistics(windows, calibration, slack=slack))
+        return _statistics(windows, calibration, slack=slack[:, None])
+
+    def suspended(self, producers: Iterable[str]) -> frozenset[str]:
+        """Those of them that are suspended."""
+        return frozenset(
+            name for name in producers if name in self._records and self._records[name].standing is Standing.SUSPENDED
+        )
 
     def count(self, producers: Sequence[str], verdicts: Sequence[SampleVerdict]) -> None:
         """Count what became of one step's samples."""
@@ -248,7 +254,7 @@ class Producers:
         bound = group_threshold(self._config.producer_rate, calibration.columns)
         windows = [record.window for record in records]
         self._take(windows, sums, roster)
-        for record, score in zip(records, _statistics(windows, calibration), strict=True):
+        for record, score in zip(records, _statistics(windows, calibration).tolist(), strict=True):
             record.score = score
             if record.standing is not Standing.SUSPENDED:
                 record.standing = Standing.WATCHED if score > bound else Standing.GOOD
@@ -281,10 +287,10 @@ class Producers:
         return math.log(columns / self._config.producer_rate) / (2 * ALLOWANCE)
 
 
-def _statistics(windows: Sequence[_Window], calibration: Calibration, *, slack: Tensor | float = 0.0) -> list[float]:
-    """How far the samples of each window stand out together, as a z; with ``slack`` more in their mean score."""
+def _statistics(windows: Sequence[_Window], calibration: Calibration, *, slack: Tensor | float = 0.0) -> Tensor:
+    """How far the samples of each window (…, windows) stand out together, as a z; with ``slack`` more in their mean."""
     owner = torch.tensor([place for place, window in enumerate(windows) for _ in window.chunks])
     chunks = torch.stack([chunk.sums for window in windows for chunk in window.chunks])
     sums = torch.zeros(len(windows), chunks.shape[1], dtype=torch.float64).index_add_(0, owner, chunks)
     sizes = torch.tensor([window.classes.total() for window in windows])[:, None]
-    return calibration.group_statistics(sums / sizes + slack, [window.classes for window in windows]).tolist()
+    return calibration.group_statistics(sums / sizes + slack, [window.classes for window in windows])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -37,10 +37,17 @@ class _Seen(NamedTuple):
     roster: Roster
     calibration: Calibration
 
-    def statistic(self, rows: Sequence[int], *, slack: Tensor | float = 0.0) -> float:
-        """How far these rows together stand out, as a z; with ``slack`` more in their mean score."""
-        mean = self.scores.normal[torch.tensor(rows, device=self.scores.normal.device)].mean(0) + slack
-        return self.calibration.group_statistic(mean, Counter(self.roster.labels[row] for row in rows))
+    def statistic(self, rows: Sequence[int]) -> float:
+        """How far these rows together stand out, as a z; nought of none."""
+        return float(self.statistics(rows, torch.zeros(1, self.calibration.columns)))
+
+    def statistics(self, rows: Sequence[int], slack: Tensor) -> Tensor:
+        """The same with each ``slack`` (slacks, columns) more in their mean score: (slacks,)."""
+        if not rows:
+            return torch.zeros(len(slack), dtype=torch.float64)
+        mean = self.scores.normal[torch.tensor(rows, device=self.scores.normal.device)].mean(0)
+        classes = Counter(self.roster.labels[row] for row in rows)
+        return self.calibration.group_statistics((mean + slack)[:, None], [classes])[:, 0]
 
 
 class Jury:
@@ -70,10 +77,10 @@ class Jury:
         """
         seen = _Seen(scores, roster, calibration)
         bound = group_threshold(self._config.step_rate, calibration.columns)
+        others = _others(roster, alarms)
         statistic = left = seen.statistic(range(len(roster.labels)))
-        others = sorted(row for producer, rows in roster.rows.items() if producer not in alarms for row in rows)
         if alarms:
-            left = seen.statistic(others) if others else 0.0
+            left = seen.statistic(others)
         alone = (scores.score > scores.threshold).tolist()
         reasons = [Reason.SAMPLE if suspect else Reason.CLEAN for suspect in alone]
         for producer, alarm in alarms.items():
@@ -89,12 +96,16 @@ class Jury:
         blamed = frozenset(producer for producer, alarm in alarms.items() if alarm.whole)
         return Suspicion(reasons, statistic, tuple(raised), blamed)
 
-    def statistic(self, scores: Scores, roster: Roster, calibration: Calibration, *, slack: Tensor) -> float:
-        """How far the step as a whole stands out: the z that ``suspect`` holds against its bound.
+    def foresee(
+        self, scores: Scores, roster: Roster, alarming: Container[str], calibration: Calibration, *, slack: Tensor
+    ) -> Tensor:
+        """How far the step, and what is left of it without producers that alarm, stand out (slacks, 2).
 
-        With ``slack`` more in the mean score.
+        The z that ``suspect`` holds against its bound, with each ``slack`` (slacks, columns) more in the mean scores.
         """
-        return _Seen(scores, roster, calibration).statistic(range(len(roster.labels)), slack=slack)
+        seen = _Seen(scores, roster, calibration)
+        groups = range(len(roster.labels)), _others(roster, alarming)
+        return torch.stack([seen.statistics(rows, slack) for rows in groups], dim=1)
 
     def _narrowed(self, seen: _Seen, rows: Sequence[int], believed: Tensor, *, drift: bool) -> Sequence[int]:
         """All rows where what is left without the likely carriers does not look clean; else the possible carriers.
@@ -113,3 +124,8 @@ class Jury:
         unusual = (scores.p[list(rows)] <= self._config.narrow_rate).cpu()
         chosen = (unusual & (clean < 1 - chance)).tolist()
         return [row for row, carries in zip(rows, chosen, strict=True) if carries]
+
+
+def _others(roster: Roster, alarming: Container[str]) -> list[int]:
+    """The rows of producers that do not alarm."""
+    return sorted(row for producer, rows in roster.rows.items() if producer not in alarming for row in rows)
