@@ -12,7 +12,7 @@ from weir.core.config import SnapshotConfig
 from weir.core.snapshots import Snapshots
 from weir.types import Arithmetic, State
 
-CPU = torch.device("cpu")
+OWN = {"w": torch.zeros(1)}
 
 
 def run(snapshots: Snapshots, first: int, last: int) -> list[int | None]:
@@ -82,7 +82,7 @@ def test_a_restart_goes_on_alike(config: dict[str, Any]) -> None:
     one, other = ring(**config), Snapshots(SnapshotConfig(**config))
     run(one, 1, 13)
     state = one.state()
-    other.load_state(State(state.tensors, json.loads(json.dumps(state.values))), CPU)
+    other.load_state(State(state.tensors, json.loads(json.dumps(state.values))), OWN)
     assert other.state().values == state.values
     assert list(other.state().tensors) == list(state.tensors)
     assert run(other, 14, 40) == run(one, 14, 40)
@@ -91,7 +91,7 @@ def test_a_restart_goes_on_alike(config: dict[str, Any]) -> None:
 def test_a_shorter_ring_keeps_the_newest() -> None:
     long, short = ring(lag=8), Snapshots(SnapshotConfig(lag=2))
     run(long, 1, 20)
-    short.load_state(long.state(), CPU)
+    short.load_state(long.state(), OWN)
     reference = short.reference()
     assert reference is not None
     assert reference.updates == 18
@@ -99,13 +99,17 @@ def test_a_shorter_ring_keeps_the_newest() -> None:
 
 def test_the_anchor_scores_in_its_arithmetic_and_is_kept_to_the_last_bit() -> None:
     weights = {"w": torch.rand(4, 3, 3, 3), "b": torch.rand(4), "n": torch.tensor([3])}
-    snapshots = Snapshots(SnapshotConfig(), arithmetic=Arithmetic.BFLOAT16)
+    snapshots = Snapshots(SnapshotConfig(), arithmetic=Arithmetic.BFLOAT16, memory=torch.channels_last)
     snapshots.trust(0, weights)
     again = Snapshots(SnapshotConfig())
-    again.load_state(snapshots.state(), CPU)
-    for held, dtype in ((snapshots.anchor, torch.bfloat16), (again.anchor, torch.float32)):
+    again.load_state(snapshots.state(), weights)
+    kinds = (
+        (snapshots.anchor, torch.bfloat16, torch.channels_last),
+        (again.anchor, torch.float32, torch.contiguous_format),
+    )
+    for held, dtype, memory in kinds:
         assert held is not None
         assert all(torch.equal(held.weights[name], tensor) for name, tensor in weights.items())
         assert [held.scoring[name].dtype for name in ("w", "b", "n")] == [dtype, dtype, torch.int64]
-        assert held.scoring["w"].is_contiguous(memory_format=torch.channels_last)
+        assert held.scoring["w"].is_contiguous(memory_format=memory)
         torch.testing.assert_close(held.scoring["w"].float(), weights["w"], rtol=1e-2, atol=0)

@@ -144,7 +144,7 @@ class Plain:
 
     def __init__(self, like: Engine, config: LearnerConfig) -> None:
         """Start from an engine's weights."""
-        self.module = build(like.recipe).to(like.network.device).train(not config.freeze_norm)
+        self.module = build(like.recipe, device=like.network.device).train(not config.freeze_norm)
         self.module.load_state_dict(dict(like.weights()))
         self._device = like.network.device
         self._optimizer = torch.optim.SGD(self.module.parameters(), lr=config.lr, momentum=config.momentum)

@@ -16,6 +16,7 @@ from weir.core.config import EngineConfig
 from weir.core.evaluation import Progressive
 from weir.core.guard import Guard
 from weir.core.judgement import Judgement, accept_all, held, on_record, passed
+from weir.core.layout import CHANNELS_LAST, CONTIGUOUS
 from weir.core.learner import Learner, content_seed
 from weir.core.network import Network, Weights
 from weir.core.probe import ProbeSet
@@ -75,7 +76,8 @@ class Engine:
         self._ranks = ranks
         self._learner = Learner(self.network, self.task, config.learner, ranks)
         self.arithmetic = arithmetic.decided(config.snapshots.arithmetic, self.network, ranks)
-        self._snapshots = Snapshots(config.snapshots, arithmetic=self.arithmetic)
+        memory = CHANNELS_LAST if self.network.takes_channels_last else CONTIGUOUS
+        self._snapshots = Snapshots(config.snapshots, arithmetic=self.arithmetic, memory=memory)
         self._guard = Guard(self.network, self.task, self._snapshots, config, poisoner, ranks)
         self._transaction = Transaction(self.network, self.task, self._learner, config.gate, ranks, timed=self._timed)
         self._breaker = Breaker(config.breaker)
@@ -263,7 +265,7 @@ class Engine:
         Raises InvalidProbe when the probe set in it is too small for this configuration.
         """
         self._learner.load_state(state.part("learner"))
-        self._snapshots.load_state(state.part("snapshots"), self.network.device)
+        self._snapshots.load_state(state.part("snapshots"), self.network.module.state_dict())
         self._guard.load_state(state.part("guard"))
         # Not there in the states of earlier versions: measured anew then.
         self._probe_accuracy, self._probe_age = state.values.get("probe_accuracy"), state.values.get("probe_age", 0)
@@ -278,7 +280,7 @@ class Engine:
     def roll_back(self, state: State) -> None:
         """Take model, optimizer, ring and anchor from an older state; mode, probe set and producers' evidence stay."""
         self._learner.load_state(state.part("learner"))
-        self._snapshots.load_state(state.part("snapshots"), self.network.device)
+        self._snapshots.load_state(state.part("snapshots"), self.network.module.state_dict())
         self._guard.renew()
         self._transaction.reset()
         self._probe_accuracy = None

@@ -12,6 +12,7 @@ from torch import Tensor
 from weir.core.chance import seeded
 from weir.core.config import LearnerConfig
 from weir.core.gate import finite
+from weir.core.layout import like
 from weir.core.network import Network
 from weir.core.probe import content
 from weir.core.ranks import ALONE, Ranks
@@ -147,8 +148,11 @@ class Learner:
     def restore(self, before: Before) -> None:
         """Undo, bit for bit, whatever happened since ``before`` was captured."""
         self._network.load(before.weights)
+        parameters = list(self._network.module.parameters())
         # Copies: the next step changes them in place.
-        self._optimizer.momenta = {index: held["momentum_buffer"].clone() for index, held in before.optimizer.items()}
+        self._optimizer.momenta = {
+            place: like(held["momentum_buffer"], parameters[place]) for place, held in before.optimizer.items()
+        }
         self.updates = before.updates
 
     def halve(self, before: Before) -> None:

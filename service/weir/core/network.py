@@ -13,14 +13,13 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from weir.core.chance import seeded
-from weir.core.models import build
+from weir.core.layout import takes_channels_last
+from weir.core.models import build, some_samples
 from weir.core.preparation import Preparation
 from weir.types import Recipe
 
 Weights = Mapping[str, Tensor]
 
-
-CHECKED = 4  # samples
 # What the largest tensor of a pass on a CPU may take. Far larger ones are given back to the system by the C library and
 # asked for again, layer after layer, and to touch new pages costs as much as the arithmetic: performance-notes.md.
 PASS_BYTES = 16 * 1024 * 1024
@@ -40,13 +39,15 @@ class Outputs(NamedTuple):
 class Network:
     """A model on one device; in eval mode except inside ``training()``.
 
-    ``samples_together`` is how many it sends forward at a time.
+    ``samples_together`` is how many it sends forward at a time, ``takes_channels_last`` whether weights to score with
+    may have their channels last.
     """
 
     def __init__(self, recipe: Recipe, *, device: str = "cpu", seed: int = 0) -> None:
         self.recipe = recipe
         self.device = torch.device(device)
-        self.module = build(recipe, seed=seed).to(self.device).eval()
+        self.module = build(recipe, seed=seed, device=self.device).eval()
+        self.takes_channels_last = takes_channels_last(self.module, self._any_samples())
         self.prepare = Preparation(recipe.inputs, self.device)
         self.samples_together = self._samples_together()
         self._features: Tensor | None = None
@@ -128,10 +129,7 @@ class Network:
         return max(1, PASS_BYTES * len(x) // max(sizes))
 
     def _any_samples(self) -> Tensor:
-        inputs = self.recipe.inputs
-        x = torch.rand(CHECKED, *inputs.shape, generator=torch.Generator().manual_seed(0))
-        x.flatten(1)[:, list(inputs.categorical)] = 0.0  # a code that every category has
-        return x.to(self.device)
+        return some_samples(self.recipe.inputs).to(self.device)
 
     def _draws(self) -> Tensor:
         """The next numbers of the generators that a model may draw from."""

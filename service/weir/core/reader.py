@@ -18,7 +18,7 @@ class Reader:
 
     def __init__(self, recipe: Recipe, *, device: str) -> None:
         self._prepare = Preparation(recipe.inputs, torch.device(device))
-        self._template = build(recipe).to(device).eval()
+        self._template = build(recipe, device=device).eval()
 
     def copy(self, weights: Weights) -> ReaderCopy:
         """A copy that holds these weights."""

@@ -9,6 +9,7 @@ import torch
 
 from weir.core.arithmetic import scoring
 from weir.core.config import SnapshotConfig
+from weir.core.layout import CONTIGUOUS, like
 from weir.core.network import Weights
 from weir.types import Arithmetic, State
 
@@ -30,10 +31,17 @@ class Snapshots:
     Admitted poison ages into the ring, so the default reference is the anchor.
     """
 
-    def __init__(self, config: SnapshotConfig, *, arithmetic: Arithmetic = Arithmetic.FLOAT32) -> None:
-        """``arithmetic`` is what the anchor scores in, once that is decided."""
+    def __init__(
+        self,
+        config: SnapshotConfig,
+        *,
+        arithmetic: Arithmetic = Arithmetic.FLOAT32,
+        memory: torch.memory_format = CONTIGUOUS,
+    ) -> None:
+        """``arithmetic`` is what the anchor scores in, once that is decided, ``memory`` the order of its weights."""
         self._config = config
         self._arithmetic = arithmetic
+        self._memory = memory
         self._ring: deque[Snapshot] = deque(maxlen=-(-config.lag // config.every) + 1 if config.lag else 0)
         self.anchor: Snapshot | None = None
 
@@ -43,7 +51,7 @@ class Snapshots:
 
     def trust(self, updates: int, weights: Weights) -> None:
         """Make a model the anchor."""
-        self.anchor = Snapshot(updates, weights, scoring(weights, self._arithmetic))
+        self.anchor = Snapshot(updates, weights, scoring(weights, self._arithmetic, self._memory))
 
     def forget_after(self, updates: int) -> None:
         """Drop what the ring holds of a future that has been undone."""
@@ -72,12 +80,12 @@ class Snapshots:
         tensors = {f"{slot}/{name}": t for slot, snapshot in held.items() for name, t in snapshot.weights.items()}
         return State(tensors, {slot: snapshot.updates for slot, snapshot in held.items()})
 
-    def load_state(self, state: State, device: torch.device) -> None:
-        """Replace ring and anchor; a shorter ring keeps the newest."""
+    def load_state(self, state: State, own: Weights) -> None:
+        """Replace ring and anchor, laid out as a model has its ``own`` weights; a shorter ring keeps the newest."""
         self._ring.clear()
         self.anchor = None
         for slot, updates in state.values.items():
-            weights = {name: tensor.to(device) for name, tensor in state.part(slot).tensors.items()}
+            weights = {name: like(tensor, own[name]) for name, tensor in state.part(slot).tensors.items()}
             if slot == "anchor":
                 self.trust(updates, weights)
             else:

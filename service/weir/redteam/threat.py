@@ -10,6 +10,7 @@ from enum import StrEnum
 import torch
 from torch import Tensor, nn
 
+from weir.core.layout import CONTIGUOUS, lay_out
 from weir.errors import InvalidSetting
 from weir.redteam.attack import Attack, LabelAttack
 
@@ -102,4 +103,5 @@ class ThreatModel:
 
 
 def _victim(model: nn.Module) -> nn.Module:
-    return deepcopy(model).eval().requires_grad_(True)
+    """A copy with channels first: torch 2.13 corrupted memory in second derivatives of convolutions with them last."""
+    return lay_out(deepcopy(model), CONTIGUOUS).eval().requires_grad_(True)
