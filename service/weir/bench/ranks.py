@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -22,12 +21,12 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from weir import __version__
-from weir.bench.traffic import hardware
-from weir.core import Engine, EngineConfig, GuardConfig, LearnerConfig
+from weir.bench import traffic
+from weir.bench.cache import read_state, write_state
+from weir.core import Engine, EngineConfig, GuardConfig
 from weir.core.group import Group
-from weir.core.ranks import ALONE, Ranks
-from weir.types import GuardMode, InputSpec, Recipe, SampleRef, Step
+from weir.core.ranks import ALONE
+from weir.types import Recipe, State
 
 TABLE_HEAD = (
     "| scaling | ranks | samples / step | s / step | lowest – highest | samples / s | of one rank's | busy s / step "
@@ -41,7 +40,7 @@ MEETINGS = 200
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is measured: ``rounds`` steps of Gaussian images on each number of ranks, all of ``step`` samples.
+    """What is measured: ``rounds`` steps of ``step`` images on each number of ranks, of a model that has learned such.
 
     Then as many with ``step`` samples for each rank: strong scaling, and weak.
     """
@@ -123,18 +122,15 @@ class Timed(Group):
 def measure(plan: Plan, progress: Callable[[], None] = lambda: None) -> dict[str, Any]:
     """Run the plan; returns JSON-ready rows with hardware, versions and everything that was set."""
     rows = []
-    for scaling in ("strong", "weak"):
-        for ranks in plan.ranks:
-            size = plan.step if scaling == "strong" else plan.step * ranks
-            rows.append({"scaling": scaling, **_started(replace(plan, step=size), ranks)})
-            progress()
-    return {
-        "benchmark": "ranks",
-        "plan": asdict(plan),
-        "rows": rows,
-        "hardware": hardware(plan.device),
-        "versions": {"weir": __version__, "torch": torch.__version__, "python": platform.python_version()},
-    }
+    with tempfile.TemporaryDirectory() as folder:
+        learned = Path(folder) / "learned.npz"
+        write_state(learned, _burned_in(plan))
+        for scaling in ("strong", "weak"):
+            for ranks in plan.ranks:
+                size = plan.step if scaling == "strong" else plan.step * ranks
+                rows.append({"scaling": scaling, **_started(replace(plan, step=size), ranks, learned)})
+                progress()
+    return traffic.result("ranks", asdict(plan), rows, plan.device)
 
 
 def table(result: dict[str, Any]) -> str:
@@ -153,17 +149,24 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join([f"{model}, {where}", "", *TABLE_HEAD, *rows])
 
 
-def _started(plan: Plan, ranks: int) -> dict[str, Any]:
+def _burned_in(plan: Plan) -> State:
+    """An engine that has learned the traffic: the evidence of one that has not moves at every step, as no other's."""
+    torch.set_num_threads(plan.threads)
+    make = traffic.burned_in(_recipe(plan), _config(plan), probe=plan.probe, seed=plan.seed)
+    return make(_config(plan)).state()
+
+
+def _started(plan: Plan, ranks: int, learned: Path) -> dict[str, Any]:
     """The figures of so many processes."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "row.json"
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-        subprocess.run([*command, "-m", "weir.bench.ranks", json.dumps(asdict(plan)), str(out)], check=True)
-        row: dict[str, Any] = json.loads(out.read_text())
+    out = learned.with_name("row.json")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    given = [json.dumps(asdict(plan)), str(learned), str(out)]
+    subprocess.run([*command, "-m", "weir.bench.ranks", *given], check=True)
+    row: dict[str, Any] = json.loads(out.read_text())
     return row
 
 
-def _run(plan: Plan, out: Path) -> None:
+def _run(plan: Plan, learned: Path, out: Path) -> None:
     """One rank's part, under torchrun."""
     torch.set_num_threads(plan.threads)
     cuda = plan.device == "cuda"
@@ -171,18 +174,21 @@ def _run(plan: Plan, out: Path) -> None:
     if cuda:
         torch.cuda.set_device(dist.get_rank())
     group = Timed(dist.new_group(backend="gloo"), device=plan.device)
-    row = _measured(plan, group)
+    row = _measured(plan, group, read_state(learned))
     if group.rank == 0:
         out.write_text(json.dumps({name: value for name, value in asdict(row).items() if name != "scaling"}))
     dist.destroy_process_group()
 
 
-def _measured(plan: Plan, group: Timed) -> Row:
-    generator = torch.Generator().manual_seed(plan.seed)
-    engine = _engine(plan, group if group.size > 1 else ALONE, generator)
+def _measured(plan: Plan, group: Timed, learned: State) -> Row:
+    engine = Engine(_recipe(plan), _config(plan), ranks=group if group.size > 1 else ALONE)
+    engine.load_state(learned)
+    generator = torch.Generator().manual_seed(plan.seed + 1)
     seconds, busy = [], []
     for number in range(plan.warmup + plan.rounds):
-        step = _step(plan, number, generator, whole=group.rank == 0)
+        step = traffic.step(number, *traffic.samples(plan.step, generator))
+        if group.rank:
+            step = replace(step, x=step.x.to("meta"))
         if number == plan.warmup:
             group.seconds, group.messages, group.bytes = 0.0, 0, 0
         dist.barrier()
@@ -218,33 +224,13 @@ def _meeting(group: Timed) -> float:
     return (time.perf_counter() - start) / MEETINGS
 
 
-def _engine(plan: Plan, ranks: Ranks, generator: torch.Generator) -> Engine:
-    """A guard with a past: the anchor is the fresh model, and a few unguarded updates give it a present."""
-    config = EngineConfig(
-        learner=LearnerConfig(lr=0.01, momentum=0.9),
-        guard=GuardConfig(vaccine=False),
-        step_size=plan.step,
-        device=plan.device,
-    )
-    engine = Engine(Recipe(plan.model, InputSpec((3, 32, 32), 10), {"width": plan.width}), config, ranks=ranks)
-    engine.set_probe(*_samples(plan.probe, generator), created_at=0.0, source="bench")
-    engine.set_anchor()
-    engine.set_mode(GuardMode.OFF)
-    for number in range(2):
-        engine.process(_step(plan, -1 - number, generator, whole=ranks.rank == 0))
-    engine.set_mode(GuardMode.WEIR)
-    return engine
+def _recipe(plan: Plan) -> Recipe:
+    return traffic.recipe(plan.model, plan.width, "batch")
 
 
-def _samples(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    y = torch.arange(n) % 10
-    return torch.randn(n, 3, 32, 32, generator=generator) + y.view(-1, 1, 1, 1) / 10, y
-
-
-def _step(plan: Plan, number: int, generator: torch.Generator, *, whole: bool) -> Step:
-    x, y = _samples(plan.step, generator)
-    refs = [SampleRef(f"bench{number}", index) for index in range(plan.step)]
-    return Step(number, x if whole else x.to("meta"), y, refs, ["bench"] * plan.step)
+def _config(plan: Plan) -> EngineConfig:
+    """Without a vaccine, which is not made anew in the steps that are measured."""
+    return EngineConfig(guard=GuardConfig(vaccine=False), step_size=plan.step, device=plan.device)
 
 
 def _synchronise(device: str) -> None:
@@ -254,4 +240,4 @@ def _synchronise(device: str) -> None:
 
 if __name__ == "__main__":
     given = json.loads(sys.argv[1])
-    _run(Plan(**given | {"ranks": tuple(given["ranks"])}), Path(sys.argv[2]))
+    _run(Plan(**given | {"ranks": tuple(given["ranks"])}), Path(sys.argv[2]), Path(sys.argv[3]))
