@@ -106,10 +106,11 @@ _STATES: dict[str, State] = {}
 
 
 def _burnt_in(world: World) -> State:
-    if world.recipe.model not in _STATES:
+    key = repr(world.recipe)
+    if key not in _STATES:
         engine = burn_in(world.recipe, world.config(), *world.samples(120, seed=10), plan=BurnIn(epochs=8, batch=20))
-        _STATES[world.recipe.model] = engine.state()
-    return _STATES[world.recipe.model]
+        _STATES[key] = engine.state()
+    return _STATES[key]
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from torch import Tensor
 from weir.core import CorrectionConfig, Engine, GateConfig, GuardConfig, LearnerConfig, SnapshotConfig
 from weir.core import guard as module
 from weir.core.calibration import Calibration, Scores, group_threshold
+from weir.core.consensus import Common
 from weir.core.evidence import View
 from weir.core.measurement import Measurement
 from weir.core.roster import Roster
@@ -209,14 +210,14 @@ def test_a_step_alarm_that_no_producer_explains_holds_the_step(world: World) -> 
 
 
 class Watch:
-    """Which trusted samples were measured at each step of a stream; None for all of them."""
+    """Which trusted samples were measured at each step of a stream, by turns within it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.steps: list[list[set[int] | None]] = []
+        self.steps: list[list[set[int]]] = []
         measure = Measurement.measure
 
         def watched(measurement: Measurement, rows: Iterable[int] | None = None) -> None:
-            self.steps[-1].append(None if rows is None else set(rows))
+            self.steps[-1].append(set(range(measurement.size) if rows is None else rows))
             measure(measurement, rows)
 
         monkeypatch.setattr(Measurement, "measure", watched)
@@ -232,17 +233,17 @@ def test_each_trusted_sample_is_measured_once_in_so_many_steps(world: World, mon
     for number in range(1, 10):
         watch.process(engine, world.step(number))
     first, *rest = watch.steps
-    assert first == [None]
+    assert first == [set(range(294))]
     for four in (rest[:4], rest[4:]):
-        assert set().union(*(rows or set() for step in four for rows in step)) == set(range(294))
-    assert all(len(step) == 1 and 74 <= len(step[0] or ()) <= 74 + 30 for step in rest)  # and the highest, out of turn
+        assert set().union(*(rows for step in four for rows in step)) == set(range(294))
+    assert all(len(step) == 1 and 74 <= len(step[0]) <= 74 + 30 for step in rest)  # and the highest, out of turn
 
 
 def test_all_are_measured_when_some_show_that_the_model_moved(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     watch, engine = Watch(monkeypatch), world.engine(guard=guard(refresh=98), learner=LearnerConfig(lr=0.5))
     for number in range(1, 31):
         watch.process(engine, world.step(number))
-    everything = [set().union(*(rows or set() for rows in step)) == set(range(294)) for step in watch.steps[1:]]
+    everything = [set().union(*step) == set(range(294)) for step in watch.steps[1:]]
     assert 10 < sum(everything) < 29
 
 
@@ -269,7 +270,7 @@ def test_all_that_is_trusted_is_measured_where_that_may_raise_an_alarm_or_end_it
     monkeypatch.setattr(module, "STALE", math.inf)  # which has more measured, whatever the step
     eases(monkeypatch, eased)
 
-    def run(rate: float) -> tuple[StepReport, list[set[int] | None]]:
+    def run(rate: float) -> tuple[StepReport, list[set[int]]]:
         watch, engine = Watch(monkeypatch), world.engine(guard=guard(step_rate=rate), learner=LearnerConfig(lr=1e-3))
         for number in range(1, 6):
             watch.process(engine, world.step(number))
@@ -282,7 +283,7 @@ def test_all_that_is_trusted_is_measured_where_that_may_raise_an_alarm_or_end_it
     report, measured = run(columns * (1 - normal.cdf(report.step_score - above)))
     assert report.alarms == ((Reason.STEP,) if above > 0 else ())
     assert len(measured) == (1 + module.SHARES if more else 1)
-    assert (set().union(*(rows or set() for rows in measured)) == set(range(294))) == more
+    assert (set().union(*measured) == set(range(294))) == more
 
 
 def test_nothing_is_measured_again_with_the_same_weights(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,6 +297,22 @@ def test_nothing_is_measured_again_with_the_same_weights(world: World, monkeypat
     assert watch.steps[-1] == []
 
 
+THIRTY = [row % 3 for row in range(30)]  # labels
+
+
+def by_thirty(columns: int, *means: float) -> Scores:
+    """Thirty samples of each mean normal score, nine times as likely under any attack as clean."""
+    n = 30 * len(means)
+    normal = torch.tensor(means).repeat_interleave(30)[:, None].expand(n, columns)
+    return Scores(torch.zeros(n), torch.full((n,), 0.5), torch.ones(n), normal, torch.full((n, 3), 9.0))
+
+
+def near_the_bound(calibration: Calibration, above: float) -> float:
+    """The mean normal score of thirty samples that stand by so much above the bound of a rate of 1e-3, as a z."""
+    spread = math.sqrt(1 / 30 + calibration.shared_variance({0: 10, 1: 10, 2: 10}))
+    return (group_threshold(1e-3, calibration.columns) + above) * spread
+
+
 @pytest.mark.parametrize("suspended", [True, False])
 @pytest.mark.parametrize(("above", "eased"), [(-0.05, 0.05), (0.05, -0.05)])
 def test_what_an_alarm_leaves_of_a_step_is_doubted_as_the_step_is(
@@ -304,26 +321,35 @@ def test_what_an_alarm_leaves_of_a_step_is_doubted_as_the_step_is(
     """The step alarms for one producer's sake, that much is certain; the others of it are near the bound themselves."""
     engine = world.engine(guard=guard(step_rate=1e-3, producer_window=30))
     world.run(engine, 1, 2)
-    roster = Roster(["eve"] * 30 + [f"p{row}" for row in range(30)], [row % 3 for row in range(60)])
+    roster = Roster(["eve"] * 30 + [f"p{row}" for row in range(30)], THIRTY * 2)
     judge, calibration = engine._guard, engine._guard._calibration
     assert calibration is not None
-    bound = group_threshold(1e-3, calibration.columns)
-    spread = math.sqrt(1 / 30 + calibration.shared_variance({0: 10, 1: 10, 2: 10}))
-
-    def scores(of_eve: float, of_others: float) -> Scores:
-        normal = torch.full((60, calibration.columns), of_others)
-        normal[:30] = of_eve
-        ratios = torch.full((60, 3), 9.0)
-        return Scores(torch.zeros(60), torch.full((60,), 0.5), torch.ones(60), normal, ratios)
-
+    columns, nothing = calibration.columns, Common(torch.empty(0))
     if suspended:
-        while not judge.producers.suspended(["eve"]):
-            judge.producers.observe(scores(5.0, -1.0), roster, calibration)
-    near = scores(0.0 if suspended else 5.0, (bound + above) * spread)
-    judge._eased = torch.full((calibration.columns,), eased)
-    assert judge._doubtful(near, roster, calibration)
-    judge._eased = torch.zeros(calibration.columns)
-    assert not judge._doubtful(near, roster, calibration)
+        judge.producers.observe(by_thirty(columns, 5.0, -1.0), roster, calibration)
+        assert judge.producers.suspended(roster.rows) == {"eve"}
+    near = by_thirty(columns, 0.0 if suspended else 5.0, near_the_bound(calibration, above))
+    judge._eased = torch.full((columns,), eased)
+    assert judge._doubtful(near, roster, calibration, nothing)
+    judge._eased = torch.zeros(columns)
+    assert not judge._doubtful(near, roster, calibration, nothing)
+
+
+@pytest.mark.parametrize("window", [30, 200])
+def test_whom_the_world_has_just_excused_does_not_alarm_for_what_was_before(world: World, window: int) -> None:
+    """Its window and its standing are forgotten before the step is observed, and so it is part of what is left."""
+    engine = world.engine(guard=guard(step_rate=1e-3, producer_window=window))
+    world.run(engine, 1, 2)
+    roster = Roster(["bob"] * 30 + ["eve"] * 30, THIRTY * 2)
+    judge, calibration = engine._guard, engine._guard._calibration
+    assert calibration is not None
+    columns, bare = calibration.columns, torch.empty(0)
+    judge.producers.observe(by_thirty(columns, 0.0, 9.0), roster, calibration)
+    assert judge.producers.suspended(roster.rows) == {"eve"}
+    near = by_thirty(columns, 5.0, near_the_bound(calibration, -0.05))
+    judge._eased = torch.full((columns,), 0.05)
+    assert not judge._doubtful(near, roster, calibration, Common(bare))  # both alarm, and nothing is left
+    assert judge._doubtful(near, roster, calibration, Common(bare, newly=("eve",)))
 
 
 def test_samples_and_what_is_trusted_are_measured_with_the_same_influence(
@@ -507,7 +533,7 @@ def test_in_drift_not_all_that_is_trusted_is_measured_at_every_step(
         step = replace(world.of(number, x, y), producers=[f"p{row % 5}" for row in range(60)])
         drifts.append(watch.process(engine, step).drift)
     assert drifts[5:] == [True] * 7
-    measured = [set().union(*(rows or set() for rows in step)) for step in watch.steps[5:]]
+    measured = [set().union(*step) for step in watch.steps[5:]]
     assert max(len(rows) for rows in measured) < 0.3 * 294
 
 

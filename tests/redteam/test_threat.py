@@ -9,6 +9,7 @@ import torch
 from tests.test_imports import WEB_AND_DATABASE, loaded_by
 from torch import Tensor, nn
 
+from weir.core.layout import lay_out
 from weir.errors import InvalidSetting
 from weir.redteam.threat import ThreatModel
 
@@ -24,6 +25,17 @@ class Returns:
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         return self.moved
+
+
+class Onlooker:
+    """An attack that only notes whether what it is handed has its channels first."""
+
+    def __init__(self) -> None:
+        self.first: list[bool] = []
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        self.first = [tensor.is_contiguous() for tensor in (x, *model.parameters())]
+        return x
 
 
 class Vandal:
@@ -144,3 +156,13 @@ def test_only_the_features_that_moved_furthest_differ() -> None:
     torch.testing.assert_close(
         threat.clip(X + torch.tensor([[0.3, 0.1], [0.0, 0.2]]), X), torch.tensor([[0.4, 0.5], [0.9, 0.4]])
     )
+
+
+def test_attacks_get_copies_with_channels_first() -> None:
+    """Second derivatives of convolutions with their channels last once corrupted memory."""
+    onlooker, model = Onlooker(), nn.Conv2d(3, 4, 3)
+    lay_out(model, torch.channels_last)
+    x = torch.rand(2, 3, 5, 5).contiguous(memory_format=torch.channels_last)
+    ThreatModel(epsilon=0.1).craft(onlooker, model, x, Y)
+    assert onlooker.first == [True, True, True]
+    assert not model.weight.is_contiguous()

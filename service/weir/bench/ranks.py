@@ -194,7 +194,7 @@ def _measured(plan: Plan, group: Timed, learned: State) -> Row:
         dist.barrier()
         start, work = time.perf_counter(), time.process_time()
         engine.process(step)
-        _synchronise(plan.device)
+        traffic.synchronise(plan.device)
         seconds.append(time.perf_counter() - start)
         busy.append(time.process_time() - work)
     counted = seconds[plan.warmup :]
@@ -231,11 +231,6 @@ def _recipe(plan: Plan) -> Recipe:
 def _config(plan: Plan) -> EngineConfig:
     """Without a vaccine, which is not made anew in the steps that are measured."""
     return EngineConfig(guard=GuardConfig(vaccine=False), step_size=plan.step, device=plan.device)
-
-
-def _synchronise(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from weir.core.layout import laid_out
 from weir.core.network import Network, Weights
 from weir.core.ranks import ALONE, Ranks
 from weir.types import Arithmetic
@@ -43,6 +42,9 @@ def scoring(weights: Weights, arithmetic: Arithmetic, memory: torch.memory_forma
     """Weights to score with, in this arithmetic and order in memory."""
     dtype = DTYPES[arithmetic]
     return {
-        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
-        for name, tensor in laid_out(weights, memory).items()
+        name: tensor.to(
+            dtype if tensor.is_floating_point() else tensor.dtype,
+            memory_format=memory if tensor.ndim == 4 else torch.preserve_format,
+        )
+        for name, tensor in weights.items()
     }

@@ -16,7 +16,6 @@ from weir.core.config import EngineConfig
 from weir.core.evaluation import Progressive
 from weir.core.guard import Guard
 from weir.core.judgement import Judgement, accept_all, held, on_record, passed
-from weir.core.layout import CHANNELS_LAST, CONTIGUOUS
 from weir.core.learner import Learner, content_seed
 from weir.core.network import Network, Weights
 from weir.core.probe import ProbeSet
@@ -76,8 +75,8 @@ class Engine:
         self._ranks = ranks
         self._learner = Learner(self.network, self.task, config.learner, ranks)
         self.arithmetic = arithmetic.decided(config.snapshots.arithmetic, self.network, ranks)
-        memory = CHANNELS_LAST if self.network.takes_channels_last else CONTIGUOUS
-        self._snapshots = Snapshots(config.snapshots, arithmetic=self.arithmetic, memory=memory)
+        order = self.network.scoring_order
+        self._snapshots = Snapshots(config.snapshots, arithmetic=self.arithmetic, memory=order)
         self._guard = Guard(self.network, self.task, self._snapshots, config, poisoner, ranks)
         self._transaction = Transaction(self.network, self.task, self._learner, config.gate, ranks, timed=self._timed)
         self._breaker = Breaker(config.breaker)

@@ -61,7 +61,7 @@ class Guard:
         self._attacks: list[str] = []
         self._vaccine_age = self._config.vaccine_refresh  # steps since one was made, or tried to; at first it is due
         self._measured_at: int | None = None  # updates in the weights that all trusted samples were measured with
-        self._eased = torch.tensor(math.nan)  # what those measured last at this step had lost of their normal scores
+        self._eased = torch.empty(0)  # what those measured last at this step had lost of their normal scores (columns,)
         self._override: GuardMode | None = None
         self.producers = Producers(config.guard)
 
@@ -270,8 +270,8 @@ class Guard:
     ) -> tuple[Calibration, Tensor, Scores, Common]:
         """The calibration for this step, its evidence (n, signals) and scores, all measured with the same influence.
 
-        More of what is trusted is measured as long as that may raise an alarm or end one, by how much lower or higher
-        those measured last score than they did.
+        More of what is trusted is measured as long as that may take a group over its bound or back, by how much lower
+        or higher those measured last score than they did. Who carries an alarm is then told with what was measured.
         """
         measured, shares = self._measurement, 0
         calibration = self._calibrated(snapshot, step, updates)
@@ -281,7 +281,7 @@ class Guard:
         while True:
             evidence = measured.whole(replace(view, influence=calibration.trusted.influence), len(y))
             scores, common = self._scored(evidence, step, roster, calibration)
-            if self._measured_at == updates or not self._doubtful(scores, roster, calibration):
+            if self._measured_at == updates or not self._doubtful(scores, roster, calibration, common):
                 return calibration, evidence, scores, common
             self._consensus.recollect(known)
             turn = self._measure_share()
@@ -347,15 +347,18 @@ class Guard:
         measured.measure(turn)
         return turn
 
-    def _doubtful(self, scores: Scores, roster: Roster, calibration: Calibration) -> bool:
-        """Whether alarms of producers, the step, or what is left of it might be others if all was measured now."""
+    def _doubtful(self, scores: Scores, roster: Roster, calibration: Calibration, common: Common) -> bool:
+        """Whether a z might lie on the other side of its bound if all was measured now.
+
+        That of a producer's newest samples, of the step, or of what is left of it without the producers that alarm.
+        """
         slack = torch.stack([self._eased.clamp_max(0.0), self._eased.clamp_min(0.0)])
-        newest = self.producers.foresee(scores, roster, calibration, slack=slack)
+        newest = self.producers.foresee(scores, roster, calibration, slack=slack, cleared=common.newly)
         bound = group_threshold(self._config.producer_rate, calibration.columns)
         if not _decided(newest, bound):
             return True
         alarming = {name for name, lowest in zip(roster.rows, newest[0].tolist(), strict=True) if lowest > bound}
-        alarming |= self.producers.suspended(roster.rows)
+        alarming |= self.producers.suspended(roster.rows).difference(common.newly)
         together = self._jury.foresee(scores, roster, alarming, calibration, slack=slack)
         return not _decided(together, group_threshold(self._config.step_rate, calibration.columns))
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from weir.core.chance import seeded
-from weir.core.layout import CHANNELS_LAST, CONTIGUOUS, lay_out, takes_channels_last
+from weir.core.layout import CHANNELS_LAST, lay_out, takes_channels_last
 from weir.errors import ModelNotBuilt
 from weir.types import InputSpec, Recipe
 
@@ -41,9 +41,9 @@ def build(recipe: Recipe, *, seed: int = 0, device: str | torch.device = "cpu") 
         )
     _check_output(model, recipe)
     model, device = model.to(device), torch.device(device)
-    # On a GPU it was not measured.
-    fast = device.type == "cpu" and takes_channels_last(model, some_samples(recipe.inputs))
-    return lay_out(model, CHANNELS_LAST if fast else CONTIGUOUS)
+    if device.type == "cpu" and takes_channels_last(model, some_samples(recipe.inputs)):  # not measured on a GPU
+        lay_out(model, CHANNELS_LAST)
+    return model
 
 
 def some_samples(inputs: InputSpec) -> Tensor:

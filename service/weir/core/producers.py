@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -121,13 +121,16 @@ class Producers:
             if record.standing is not Standing.GOOD
         }
 
-    def foresee(self, scores: Scores, roster: Roster, calibration: Calibration, *, slack: Tensor) -> Tensor:
+    def foresee(
+        self, scores: Scores, roster: Roster, calibration: Calibration, *, slack: Tensor, cleared: Container[str] = ()
+    ) -> Tensor:
         """The z (slacks, producers) that each one's newest samples would have, were this step's scores observed.
 
-        With each ``slack`` (slacks, columns) more in their mean score.
+        With each ``slack`` (slacks, columns) more in their mean score, and the evidence of those ``cleared`` forgotten.
         """
         unknown = _Record()
-        windows = [self._records.get(producer, unknown).window.copy() for producer in roster.rows]
+        records = [unknown if name in cleared else self._records.get(name, unknown) for name in roster.rows]
+        windows = [record.window.copy() for record in records]
         self._take(windows, roster.sums(scores.normal.cpu()), roster)
         return _statistics(windows, calibration, slack=slack[:, None])
 

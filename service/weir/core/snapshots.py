@@ -9,7 +9,7 @@ import torch
 
 from weir.core.arithmetic import scoring
 from weir.core.config import SnapshotConfig
-from weir.core.layout import CONTIGUOUS, like
+from weir.core.layout import like
 from weir.core.network import Weights
 from weir.types import Arithmetic, State
 
@@ -36,7 +36,7 @@ class Snapshots:
         config: SnapshotConfig,
         *,
         arithmetic: Arithmetic = Arithmetic.FLOAT32,
-        memory: torch.memory_format = CONTIGUOUS,
+        memory: torch.memory_format = torch.preserve_format,
     ) -> None:
         """``arithmetic`` is what the anchor scores in, once that is decided, ``memory`` the order of its weights."""
         self._config = config

@@ -10,7 +10,7 @@ from enum import StrEnum
 import torch
 from torch import Tensor, nn
 
-from weir.core.layout import CONTIGUOUS, lay_out
+from weir.core.layout import lay_out
 from weir.errors import InvalidSetting
 from weir.redteam.attack import Attack, LabelAttack
 
@@ -74,7 +74,8 @@ class ThreatModel:
         hostile = self.hostile(len(x))
         if hostile == 0:
             return x.clone()
-        moved = attack.perturb(_victim(model), x[:hostile].clone(), y[:hostile].clone()).detach()
+        own = x[:hostile].clone(memory_format=torch.contiguous_format)  # convolutions follow the order of their input
+        moved = attack.perturb(_victim(model), own, y[:hostile].clone()).detach()
         if moved.shape != x[:hostile].shape:
             raise InvalidSetting("attack", list(moved.shape), f"moved samples of shape {list(x[:hostile].shape)}")
         return torch.cat([self.clip(moved.to(x), x[:hostile]), x[hostile:]])
@@ -104,4 +105,4 @@ class ThreatModel:
 
 def _victim(model: nn.Module) -> nn.Module:
     """A copy with channels first: torch 2.13 corrupted memory in second derivatives of convolutions with them last."""
-    return lay_out(deepcopy(model), CONTIGUOUS).eval().requires_grad_(True)
+    return lay_out(deepcopy(model), torch.contiguous_format).eval().requires_grad_(True)
