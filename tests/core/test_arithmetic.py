@@ -92,17 +92,17 @@ def test_the_models_at_hand_are_on_either_side_of_large() -> None:
     assert sum(p.numel() for p in SMALL.module.parameters()) < LARGE <= sum(p.numel() for p in BIG.module.parameters())
 
 
-@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize(("arithmetic", "error"), [(Arithmetic.FLOAT32, 1e-5), (Arithmetic.BFLOAT16, 2e-2)])
 def test_a_snapshot_scores_as_its_weights_do_in_any_arithmetic(
-    image_recipe: Recipe, arithmetic: Arithmetic, error: float, memory: torch.memory_format
+    image_recipe: Recipe, arithmetic: Arithmetic, error: float, layout: torch.memory_format
 ) -> None:
     """The relative error against the plain pass in float32."""
     network = Network(image_recipe)
     for seed in range(5):
         x = network.prepare(torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(seed)))
         with torch.no_grad():
-            plain, scored = network.outputs(x), network.outputs(x, scoring(network.snapshot(), arithmetic, memory))
+            plain, scored = network.outputs(x), network.outputs(x, scoring(network.snapshot(), arithmetic, layout))
         assert scored.logits.dtype == torch.float32
         assert float((scored.logits - plain.logits).abs().max() / plain.logits.abs().max()) < error
         assert plain.features is not None

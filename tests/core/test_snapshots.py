@@ -99,7 +99,7 @@ def test_a_shorter_ring_keeps_the_newest() -> None:
 
 def test_the_anchor_scores_in_its_arithmetic_and_is_kept_to_the_last_bit() -> None:
     weights = {"w": torch.rand(4, 3, 3, 3), "b": torch.rand(4), "n": torch.tensor([3])}
-    snapshots = Snapshots(SnapshotConfig(), arithmetic=Arithmetic.BFLOAT16, memory=torch.channels_last)
+    snapshots = Snapshots(SnapshotConfig(), arithmetic=Arithmetic.BFLOAT16, layout=torch.channels_last)
     snapshots.trust(0, weights)
     again = Snapshots(SnapshotConfig())
     again.load_state(snapshots.state(), weights)

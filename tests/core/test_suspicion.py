@@ -172,7 +172,7 @@ def test_the_step_and_what_is_left_of_it_are_foreseen_as_they_would_be_held_agai
 
     whole, left = foreseen("eve")[0].tolist()
     assert whole == suspect(scores, names, {}, calibration).step_score
-    assert left == calibration.group_statistic(scores.normal[40:].mean(0), Counter({0: 40}))
+    assert left == float(calibration.group_statistics(scores.normal[40:].mean(0)[None], [Counter({0: 40})]))
     more = 0.1 / (1 / 40 + calibration.shared_variance({0: 40})) ** 0.5
     assert float(foreseen("eve")[1, 1]) == pytest.approx(left + more)
     assert foreseen()[0].tolist() == [whole, whole]

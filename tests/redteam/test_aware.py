@@ -47,7 +47,7 @@ class Duel:
 
     def statistic(self, x: Tensor, y: Tensor) -> float:
         """What it says of them as one step."""
-        return self.calibration.group_statistic(self.scores(x, y).normal.mean(0), Counter(y.tolist()))
+        return float(self.calibration.group_statistics(self.scores(x, y).normal.mean(0)[None], [Counter(y.tolist())]))
 
     def goal(self, attack: Climb, x: Tensor, y: Tensor, moved: Tensor) -> float:
         """How well moved samples do the attack's work."""

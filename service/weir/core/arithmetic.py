@@ -38,13 +38,13 @@ def computes_in_bfloat16(device: torch.device) -> bool:
     return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
 
-def scoring(weights: Weights, arithmetic: Arithmetic, memory: torch.memory_format) -> dict[str, Tensor]:
-    """Weights to score with, in this arithmetic and order in memory."""
+def scoring(weights: Weights, arithmetic: Arithmetic, layout: torch.memory_format) -> dict[str, Tensor]:
+    """Weights to score with, in this arithmetic and layout."""
     dtype = DTYPES[arithmetic]
     return {
         name: tensor.to(
             dtype if tensor.is_floating_point() else tensor.dtype,
-            memory_format=memory if tensor.ndim == 4 else torch.preserve_format,
+            memory_format=layout if tensor.ndim == 4 else torch.preserve_format,
         )
         for name, tensor in weights.items()
     }

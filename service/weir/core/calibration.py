@@ -147,12 +147,10 @@ class Calibration:
         """The standardised evidence (n, k) that has this residual."""
         return residual * self._evidence_spread + self._evidence_means[self._known(y)]
 
-    def group_statistic(self, mean: Tensor, classes: Mapping[int, int]) -> float:
-        """How far a group's mean normal scores (k,) stand out: the largest z; ``classes`` counts its labels."""
-        return float(self.group_statistics(mean[None], [classes])[0])
-
     def group_statistics(self, means: Tensor, classes: Sequence[Mapping[int, int]]) -> Tensor:
-        """How far each group's mean normal scores (…, groups, k) stand out (…, groups).
+        """How far each group's mean normal scores (…, groups, k) stand out (…, groups): the largest z.
+
+        ``classes`` counts the labels of each group.
 
         The variance of a mean of n scores is not 1/n but 1/n + Σ_c (n_c/n)² / m_c, since the m_c trusted samples of a
         class are the same for all of them: without the second term a large group, or one of few classes, would always

@@ -75,8 +75,8 @@ class Engine:
         self._ranks = ranks
         self._learner = Learner(self.network, self.task, config.learner, ranks)
         self.arithmetic = arithmetic.decided(config.snapshots.arithmetic, self.network, ranks)
-        order = self.network.scoring_order
-        self._snapshots = Snapshots(config.snapshots, arithmetic=self.arithmetic, memory=order)
+        layout = self.network.scoring_layout
+        self._snapshots = Snapshots(config.snapshots, arithmetic=self.arithmetic, layout=layout)
         self._guard = Guard(self.network, self.task, self._snapshots, config, poisoner, ranks)
         self._transaction = Transaction(self.network, self.task, self._learner, config.gate, ranks, timed=self._timed)
         self._breaker = Breaker(config.breaker)

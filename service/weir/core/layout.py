@@ -1,4 +1,4 @@
-"""In which order a model's weights lie in memory: convolutions with their channels last take less time on a CPU."""
+"""The layout of a model's weights in memory: convolutions with their channels last take less time on a CPU."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from weir.core.chance import seeded
 
-CHANNELS_LAST = torch.channels_last
 TOLERANCE = 0.01  # of all numbers together: sums are added in another order, and a ReLU may fall on the other side
 
 
@@ -24,8 +23,8 @@ def takes_channels_last(model: nn.Module, x: Tensor) -> bool:
     if shared or not any(tensor.ndim == 4 for tensor in held):
         return False
     try:
-        came, last = _tried(deepcopy(model), x), _tried(lay_out(deepcopy(model), CHANNELS_LAST), x)
-    except Exception:  # a user's model: whatever it says, it goes as it came
+        came, last = _tried(deepcopy(model), x), _tried(lay_out(deepcopy(model), torch.channels_last), x)
+    except Exception:  # the user's code runs here and may raise anything: then the model goes as it came
         return False
     return all(
         bool((one.isfinite() & other.isfinite()).all()) and float((one - other).norm()) <= TOLERANCE * float(one.norm())
@@ -33,16 +32,16 @@ def takes_channels_last(model: nn.Module, x: Tensor) -> bool:
     )
 
 
-def lay_out(model: nn.Module, memory: torch.memory_format) -> nn.Module:
-    """Put the model's tensors of four dimensions in this order, in place; returns the model."""
+def lay_out(model: nn.Module, layout: torch.memory_format) -> nn.Module:
+    """Give the model's tensors of four dimensions this layout, in place; returns the model."""
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.ndim == 4:
-            tensor.data = tensor.data.contiguous(memory_format=memory)
+            tensor.data = tensor.data.contiguous(memory_format=layout)
     return model
 
 
 def like(held: Tensor, other: Tensor) -> Tensor:
-    """A copy of what is held, on the device, in the order and of the type of another tensor of its shape."""
+    """A copy of what is held, of the device, layout and type of another tensor of its shape."""
     return torch.empty_like(other).copy_(held)
 
 

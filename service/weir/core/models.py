@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from weir.core.chance import seeded
-from weir.core.layout import CHANNELS_LAST, lay_out, takes_channels_last
+from weir.core.layout import lay_out, takes_channels_last
 from weir.errors import ModelNotBuilt
 from weir.types import InputSpec, Recipe
 
@@ -42,7 +42,7 @@ def build(recipe: Recipe, *, seed: int = 0, device: str | torch.device = "cpu") 
     _check_output(model, recipe)
     model, device = model.to(device), torch.device(device)
     if device.type == "cpu" and takes_channels_last(model, some_samples(recipe.inputs)):  # not measured on a GPU
-        lay_out(model, CHANNELS_LAST)
+        lay_out(model, torch.channels_last)
     return model
 
 

@@ -13,7 +13,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from weir.core.chance import seeded
-from weir.core.layout import CHANNELS_LAST, takes_channels_last
+from weir.core.layout import takes_channels_last
 from weir.core.models import build, some_samples
 from weir.core.preparation import Preparation
 from weir.types import Recipe
@@ -39,7 +39,7 @@ class Outputs(NamedTuple):
 class Network:
     """A model on one device; in eval mode except inside ``training()``.
 
-    ``samples_together`` is how many it sends forward at a time, ``scoring_order`` that in memory of weights to score
+    ``samples_together`` is how many it sends forward at a time, ``scoring_layout`` that of weights to score
     with: on a CPU it is the model's own, elsewhere channels last where the model takes that.
     """
 
@@ -48,7 +48,7 @@ class Network:
         self.device = torch.device(device)
         self.module = build(recipe, seed=seed, device=self.device).eval()
         elsewhere = self.device.type != "cpu" and takes_channels_last(self.module, self._any_samples())
-        self.scoring_order = CHANNELS_LAST if elsewhere else torch.preserve_format
+        self.scoring_layout = torch.channels_last if elsewhere else torch.preserve_format
         self.prepare = Preparation(recipe.inputs, self.device)
         self.samples_together = self._samples_together()
         self._features: Tensor | None = None

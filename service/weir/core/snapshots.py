@@ -36,12 +36,12 @@ class Snapshots:
         config: SnapshotConfig,
         *,
         arithmetic: Arithmetic = Arithmetic.FLOAT32,
-        memory: torch.memory_format = torch.preserve_format,
+        layout: torch.memory_format = torch.preserve_format,
     ) -> None:
-        """``arithmetic`` is what the anchor scores in, once that is decided, ``memory`` the order of its weights."""
+        """``arithmetic`` is what the anchor scores in, once that is decided, ``layout`` that of its weights then."""
         self._config = config
         self._arithmetic = arithmetic
-        self._memory = memory
+        self._layout = layout
         self._ring: deque[Snapshot] = deque(maxlen=-(-config.lag // config.every) + 1 if config.lag else 0)
         self.anchor: Snapshot | None = None
 
@@ -51,7 +51,7 @@ class Snapshots:
 
     def trust(self, updates: int, weights: Weights) -> None:
         """Make a model the anchor."""
-        self.anchor = Snapshot(updates, weights, scoring(weights, self._arithmetic, self._memory))
+        self.anchor = Snapshot(updates, weights, scoring(weights, self._arithmetic, self._layout))
 
     def forget_after(self, updates: int) -> None:
         """Drop what the ring holds of a future that has been undone."""
