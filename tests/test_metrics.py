@@ -191,6 +191,13 @@ def test_a_step_of_which_a_part_was_kept_is_counted_and_one_of_which_none_was_is
     assert value(metrics, "weir_steps_shortened_total") == 1
 
 
+def test_a_step_kept_without_earlier_momentum_is_counted_and_one_undone_after_all_is_not(metrics: Metrics) -> None:
+    for vetoed in (False, True):
+        metrics.observe(dataclasses.replace(REPORT, gate=GateReport(0.1, 1.0, 2.0, vetoed=vetoed, from_rest=True)))
+    metrics.observe(dataclasses.replace(REPORT, gate=GateReport(0.1, 1.0, 2.0)))
+    assert value(metrics, "weir_steps_restarted_total") == 1
+
+
 def test_the_gate_shows_its_evidence_and_none_where_no_step_was_tried(metrics: Metrics) -> None:
     metrics.observe(dataclasses.replace(REPORT, gate=GateReport(0.1, 4.0, 2.0, vetoed=True)))
     assert (value(metrics, "weir_gate_statistic"), value(metrics, "weir_gate_threshold")) == (4.0, 2.0)

@@ -112,6 +112,11 @@ class Metrics(DoorMetrics):
         self._shortened = Counter(
             "weir_steps_shortened", "Steps in drift of which the gate kept a part.", registry=self.registry
         )
+        self._restarted = Counter(
+            "weir_steps_restarted",
+            "Steps that the gate kept without the momentum of earlier ones.",
+            registry=self.registry,
+        )
         self._drift = Counter(
             "weir_drift_suspected", "Steps at which producers changed together.", registry=self.registry
         )
@@ -136,6 +141,7 @@ class Metrics(DoorMetrics):
         self._steps.inc()
         self._vetoes.inc(report.vetoed)
         self._shortened.inc(report.gate is not None and report.gate.shortened)
+        self._restarted.inc(report.gate is not None and report.gate.restarted)
         self._drift.inc(report.drift)
         self._declines.inc(report.gate is not None and report.gate.declined)
         for reason in report.alarms:

@@ -183,6 +183,7 @@ class GateReport:
     Without a statistic a glance was enough: ``harm`` is then of some of the samples, since each was last looked at.
     ``declined`` says that the model has become worse than its best, however slowly; ``rolled_back`` that it has been
     put back there. ``share`` is how much of the step was tested last: in drift less is tried before none is kept.
+    ``from_rest`` says that it was tested last without the momentum of earlier steps, with which it was refused.
     """
 
     harm: float
@@ -192,11 +193,22 @@ class GateReport:
     declined: bool = False
     rolled_back: bool = False
     share: float = 1.0
+    from_rest: bool = False
+
+    @property
+    def kept(self) -> bool:
+        """Whether the step stays in the weights."""
+        return not (self.vetoed or self.rolled_back)
 
     @property
     def shortened(self) -> bool:
         """Whether a part of the step was kept and not all of it."""
-        return self.share < 1 and not (self.vetoed or self.rolled_back)
+        return self.kept and self.share < 1
+
+    @property
+    def restarted(self) -> bool:
+        """Whether the step was kept without the momentum of earlier ones."""
+        return self.kept and self.from_rest
 
 
 @dataclass(frozen=True, slots=True)

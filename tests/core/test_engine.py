@@ -499,16 +499,39 @@ def test_what_is_released_while_the_world_drifts_may_hurt_the_old_one_as_much_as
         assert engine.drift == updated
 
 
-def test_three_vetoes_in_a_row_bring_the_velocity_to_rest(world: World) -> None:
+FAST = LearnerConfig(lr=0.05, momentum=0.9)
+
+
+def test_harmful_momentum_is_forgotten_and_not_put_down_to_the_samples_that_come_next(world: World) -> None:
     """Undoing a step restores its momentum, and a harmful one would fail every honest step that follows."""
-    engine = world.engine(learner=LearnerConfig(lr=0.05, momentum=0.9))
+    engine = world.engine(learner=FAST)
     world.run(engine, 1, 1, n=50)
     state = engine.state()
     hostile = {name: torch.full_like(t, 30.0) if "/optimizer/" in name else t for name, t in state.tensors.items()}
     engine.load_state(State(hostile, state.values))
-    reports = world.run(engine, 2, 5, n=50)
-    assert [report.vetoed for report in reports] == [True, True, True, False]
-    assert reports[3].updated
+    first, second = world.run(engine, 2, 3, n=50)
+    assert first.gate is not None
+    assert first.gate.restarted
+    assert first.updated
+    assert not first.vetoed
+    assert second.gate is not None
+    assert not second.gate.from_rest
+    assert second.updated
+
+
+def test_samples_that_hurt_without_earlier_momentum_too_are_undone_bit_for_bit(world: World) -> None:
+    engine = world.engine(learner=replace(FAST, lr=2.0))
+    world.run(engine, 1, 2, n=50)
+    before = {name: tensor for name, tensor in engine.state().tensors.items() if name.startswith("learner/")}
+    assert any("/optimizer/" in name for name in before)
+    x, y = world.samples(50, seed=9)
+    report = engine.process(world.of(3, x, (y + 1) % 3, released=True))
+    assert report.gate is not None
+    assert report.gate.from_rest
+    assert report.vetoed
+    assert not report.gate.restarted
+    after = engine.state().tensors
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 
 def test_a_restart_with_other_signals_starts_the_evidence_anew_and_goes_on(image_recipe: Recipe) -> None:

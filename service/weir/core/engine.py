@@ -40,7 +40,6 @@ from weir.types import (
 )
 
 STALE_WINDOW = 20  # steps
-STUCK = 3  # vetoes in a row: undoing a step restores its velocity too, and a harmful one fails every step that follows
 STALE_SHARE = 0.5  # of them vetoed although nothing was suspected: it is the probe set that no longer fits
 
 
@@ -83,7 +82,6 @@ class Engine:
         self._drift = False
         self._progressive = Progressive(config.progressive_window)
         self._unexplained: deque[bool] = deque(maxlen=STALE_WINDOW)
-        self._vetoes_in_a_row = 0
         self._probe_accuracy: float | None = None  # of the weights as they were so many updates ago
         self._probe_age = 0
         self._seconds: dict[str, float] = {}
@@ -111,7 +109,6 @@ class Engine:
                 self._rolled_back()
         judged, outcome = self._learn(judged, y, step, scored.logits if self._learner.shares else None)
         vetoed = any(verdict.reason is Reason.VETO for verdict in judged.verdicts)
-        self._rest_when_stuck(vetoed, judged)
         if not step.released:
             self._guard.producers.count(step.producers, judged.verdicts)
             self._drift = judged.drift
@@ -250,7 +247,6 @@ class Engine:
                 {},
                 {
                     "unexplained": list(self._unexplained),
-                    "vetoes_in_a_row": self._vetoes_in_a_row,
                     "drift": self._drift,
                     "probe_accuracy": self._probe_accuracy,
                     "probe_age": self._probe_age,
@@ -273,7 +269,6 @@ class Engine:
         self._breaker.load_state(state.part("breaker"))
         self._drift = state.values["drift"]
         self._unexplained = deque(state.values["unexplained"], maxlen=STALE_WINDOW)
-        self._vetoes_in_a_row = state.values["vetoes_in_a_row"]
         self._check(self._guard.probe, self.mode)
 
     def roll_back(self, state: State) -> None:
@@ -284,7 +279,6 @@ class Engine:
         self._transaction.reset()
         self._probe_accuracy = None
         self._unexplained.clear()
-        self._vetoes_in_a_row = 0
 
     def _learn(self, judged: Judgement, y: Tensor, step: Step, scored: Tensor | None) -> tuple[Judgement, Outcome]:
         """One update on what was admitted, undone when it is not finite or the gate refuses it.
@@ -341,15 +335,6 @@ class Engine:
         if self.config.breaker.policy is BreakerPolicy.OBSERVE:
             return replace(judged, verdicts=passed(judged.verdicts))
         return replace(judged, verdicts=held(judged.verdicts, Reason.BREAKER))
-
-    def _rest_when_stuck(self, vetoed: bool, judged: Judgement) -> None:
-        if vetoed:
-            self._vetoes_in_a_row += 1
-        elif bool(judged.admitted.any()):
-            self._vetoes_in_a_row = 0
-        if self._vetoes_in_a_row >= STUCK:
-            self._learner.come_to_rest()
-            self._vetoes_in_a_row = 0
 
     def _check(self, probe: ProbeSet | None, mode: GuardMode) -> None:
         if probe is not None:

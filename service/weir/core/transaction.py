@@ -33,7 +33,7 @@ class Outcome(NamedTuple):
     @property
     def kept(self) -> bool:
         """Whether the step is in the weights."""
-        return self.loss is not None and not (self.gate and (self.gate.vetoed or self.gate.rolled_back))
+        return self.loss is not None and (self.gate is None or self.gate.kept)
 
 
 class Transaction:
@@ -99,6 +99,8 @@ class Transaction:
             if drift:
                 report, after = self._shortened(report, before, losses, after, probe)
             outcome = Outcome(loss, report)
+            if not outcome.kept and before.optimizer:
+                outcome, after = self._from_rest(loss, before, losses, probe, drift=drift)
         if not outcome.kept:
             self._undo(before, outcome)
             self._forget_best_of(first)
@@ -123,6 +125,18 @@ class Transaction:
             after = self._losses(probe)
             report = replace(self._gate.test(losses, after, drift=True), share=0.5**halvings)
         return report, after
+
+    def _from_rest(
+        self, loss: float, before: Before, losses: Tensor, probe: ProbeSet, *, drift: bool
+    ) -> tuple[Outcome, Tensor]:
+        """The step without the momentum of earlier ones: what hurts may be theirs, and not what these samples ask for.
+
+        An undone step leaves that momentum as it was, which then would fail honest samples one step after the other.
+        Source: O'Donoghue and Candès, "Adaptive restart for accelerated gradient schemes", 2015.
+        """
+        self._learner.step_from_rest(before)
+        after = self._losses(probe)
+        return Outcome(loss, replace(self._gate.test(losses, after, drift=drift), from_rest=True)), after
 
     def put_best_back(self) -> None:
         """Restore the best model, at rest; without one it is the current model."""
