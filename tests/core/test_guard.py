@@ -19,6 +19,7 @@ from weir.core.consensus import Common
 from weir.core.evidence import View
 from weir.core.measurement import Measurement
 from weir.core.roster import Roster
+from weir.core.suspicion import Suspicion
 from weir.core.vaccine import Poisoner
 from weir.errors import InvalidProbe
 from weir.redteam import Cocktail
@@ -261,12 +262,12 @@ def eases(monkeypatch: pytest.MonkeyPatch, eased: float) -> None:
 
 @pytest.mark.parametrize(
     ("above", "eased", "more"),
-    [(-0.1, 0.05, True), (-0.1, 0.0, False), (-0.1, -0.05, False), (0.1, -0.05, True), (0.1, 0.0, False)],
+    [(-0.1, 0.05, True), (-0.1, 0.0, False), (-0.1, -0.05, False), (0.1, -0.05, True), (0.1, 0.0, True)],
 )
 def test_all_that_is_trusted_is_measured_where_that_may_raise_an_alarm_or_end_it(
     world: World, monkeypatch: pytest.MonkeyPatch, above: float, eased: float, more: bool
 ) -> None:
-    """A tenth from the bound: the rate is chosen for it, by what the step scores at another."""
+    """A tenth from the bound: the rate is chosen for it, by what the step scores at another. An alarm always has it."""
     monkeypatch.setattr(module, "STALE", math.inf)  # which has more measured, whatever the step
     eases(monkeypatch, eased)
 
@@ -327,12 +328,38 @@ def test_what_an_alarm_leaves_of_a_step_is_doubted_as_the_step_is(
     columns, nothing = calibration.columns, Common(torch.empty(0))
     if suspended:
         judge.producers.observe(by_thirty(columns, 5.0, -1.0), roster, calibration)
-        assert judge.producers.suspended(roster.rows) == {"eve"}
+        assert judge.producers.standing(["eve"]) == {"eve": Standing.SUSPENDED}
     near = by_thirty(columns, 0.0 if suspended else 5.0, near_the_bound(calibration, above))
     judge._eased = torch.full((columns,), eased)
     assert judge._doubtful(near, roster, calibration, nothing)
     judge._eased = torch.zeros(columns)
     assert not judge._doubtful(near, roster, calibration, nothing)
+
+
+@pytest.mark.parametrize(
+    ("before", "of_thirty", "left", "more"),
+    [
+        (Standing.GOOD, 10, False, True),
+        (Standing.WATCHED, 10, False, False),
+        (Standing.WATCHED, 30, False, True),
+        (Standing.SUSPENDED, 30, False, False),
+        (Standing.WATCHED, 10, True, True),
+    ],
+)
+def test_more_is_measured_before_an_alarm_is_raised_that_is_new_or_holds_a_group(
+    world: World, before: Standing, of_thirty: int, left: bool, more: bool
+) -> None:
+    engine = world.engine(guard=guard(producer_window=30))
+    world.run(engine, 1, 2)
+    roster = Roster(["bob"] * 30 + ["eve"] * 30, THIRTY * 2)
+    judge, calibration = engine._guard, engine._guard._calibration
+    assert calibration is not None
+    stands = {"bob": Standing.GOOD, "eve": before}
+    assert not judge._grave(Suspicion([Reason.CLEAN] * 60, 0.0, (), frozenset(), left=False), roster, stands)
+    judge.producers.observe(by_thirty(calibration.columns, 0.0, 5.0), roster, calibration)
+    reasons = [Reason.CLEAN] * 30 + [Reason.PRODUCER] * of_thirty + [Reason.CLEAN] * (30 - of_thirty)
+    suspicion = Suspicion(reasons, 9.0, (Reason.STEP, Reason.PRODUCER), frozenset(), left=left)
+    assert judge._grave(suspicion, roster, stands) == more
 
 
 @pytest.mark.parametrize("window", [30, 200])
@@ -345,7 +372,7 @@ def test_whom_the_world_has_just_excused_does_not_alarm_for_what_was_before(worl
     assert calibration is not None
     columns, bare = calibration.columns, torch.empty(0)
     judge.producers.observe(by_thirty(columns, 0.0, 9.0), roster, calibration)
-    assert judge.producers.suspended(roster.rows) == {"eve"}
+    assert judge.producers.standing(["eve"]) == {"eve": Standing.SUSPENDED}
     near = by_thirty(columns, 5.0, near_the_bound(calibration, -0.05))
     judge._eased = torch.full((columns,), 0.05)
     assert not judge._doubtful(near, roster, calibration, Common(bare))  # both alarm, and nothing is left

@@ -86,6 +86,19 @@ def test_what_is_foreseen_is_what_would_be_observed_with_so_much_more_in_the_mea
     assert more == pytest.approx([z + 0.2 / (1 / n + 1 / TRUSTED) ** 0.5 for z, n in zip(plain, sizes, strict=True)])
 
 
+def test_what_is_recollected_is_as_if_nothing_had_been_observed_since(calibration: Calibration) -> None:
+    producers, names = Producers(GuardConfig(producer_window=10)), ["ann", "bob"] * 7
+    observe(producers, scores(14, seed=1), names, calibration)
+    known, before = producers.recollection(["ann", "bob"]), producers.state()
+    for seed in (2, 3):  # more than once
+        observe(producers, scores(14, seed=seed) + 5.0, names, calibration)
+        assert producers.standing(["ann"]) == {"ann": Standing.WATCHED}
+        producers.recollect(known)
+        after = producers.state()
+        assert after.values == before.values
+        assert torch.equal(after.tensors["sums"], before.tensors["sums"])
+
+
 def test_the_window_covers_the_newest_samples_with_whole_steps(calibration: Calibration) -> None:
     producers = Producers(GuardConfig(producer_window=10))
     for n in (4, 4, 4, 7):

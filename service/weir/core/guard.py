@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,15 +23,25 @@ from weir.core.published import judge_mean
 from weir.core.ranks import ALONE, Ranks
 from weir.core.roster import Roster
 from weir.core.snapshots import Snapshot, Snapshots
-from weir.core.suspicion import Jury
+from weir.core.suspicion import Jury, Suspicion
 from weir.core.task import Task
 from weir.core.vaccine import Poisoner, Vaccine
-from weir.types import GuardMode, Reason, SampleVerdict, State, Step, Verdict
+from weir.types import GuardMode, Reason, SampleVerdict, Standing, State, Step, Verdict
 
 FEWEST = 16  # trusted samples that are measured at a step: fewer say little of the others
 TAIL = 8  # those with the highest scores, measured at every step: thresholds lie there
 STALE = 0.3  # spreads that these may have moved on average, and the others about half of it, until more are measured
 SHARES = 8  # in which more are measured: most often one will do
+
+
+class _Found(NamedTuple):
+    """A step's calibration, evidence (n, signals) and scores, what its producers have in common, who is suspect."""
+
+    calibration: Calibration
+    evidence: Tensor
+    scores: Scores
+    common: Common
+    suspicion: Suspicion
 
 
 class Guard:
@@ -140,10 +151,8 @@ class Guard:
         if self.mode is GuardMode.DSC:
             return self._judge_mean(step, x, y, snapshot, updates)
         roster = Roster(step.producers, step.y.tolist())
-        calibration, evidence, scores, common = self._measured(step, roster, x, y, current, snapshot, updates)
-        self.producers.clear(common.newly)  # what they were seen to change before others did was the world's
-        alarms = self.producers.observe(scores, roster, calibration)
-        suspicion = self._jury.suspect(scores, roster, alarms, calibration, drift=common.drift)
+        found = self._found(step, roster, x, y, current, snapshot, updates)
+        calibration, evidence, scores, common, suspicion = found
         corrected, fixed = x, frozenset[int]()
         if self.mode is GuardMode.WEIR:
             corrected, fixed = self._correct(x, y, suspicion.reasons, snapshot, calibration)
@@ -258,7 +267,7 @@ class Guard:
 
         return judge_mean(x, self._ranks.own(y), discrepancy, threshold, self._correction)
 
-    def _measured(
+    def _found(
         self,
         step: Step,
         roster: Roster,
@@ -267,22 +276,29 @@ class Guard:
         current: Outputs,
         snapshot: Snapshot,
         updates: int,
-    ) -> tuple[Calibration, Tensor, Scores, Common]:
-        """The calibration for this step, its evidence (n, signals) and scores, all measured with the same influence.
+    ) -> _Found:
+        """Judge a step by evidence that is measured with the same influence as what is trusted.
 
-        More of what is trusted is measured as long as that may take a group over its bound or back, by how much lower
-        or higher those measured last score than they did. Who carries an alarm is then told with what was measured.
+        More of the latter is measured as long as that may take a group over its bound or back, by how much lower or
+        higher those measured last score than they did; and before an alarm is raised that is new, or holds a group.
         """
         measured, shares = self._measurement, 0
         calibration = self._calibrated(snapshot, step, updates)
         with self._ranks.together("snapshot"):
             view = measured.view(x, self._ranks.own(y), current, snapshot)
-        known = self._consensus.recollection(roster.rows)
+        known, records = self._consensus.recollection(roster.rows), self.producers.recollection(roster.rows)
         while True:
             evidence = measured.whole(replace(view, influence=calibration.trusted.influence), len(y))
             scores, common = self._scored(evidence, step, roster, calibration)
-            if self._measured_at == updates or not self._doubtful(scores, roster, calibration, common):
-                return calibration, evidence, scores, common
+            whole = self._measured_at == updates
+            if whole or not self._doubtful(scores, roster, calibration, common):
+                self.producers.clear(common.newly)  # what they were seen to change before others did was the world's
+                before = self.producers.standing(roster.rows)
+                alarms = self.producers.observe(scores, roster, calibration)
+                suspicion = self._jury.suspect(scores, roster, alarms, calibration, drift=common.drift)
+                if whole or not self._grave(suspicion, roster, before):
+                    return _Found(calibration, evidence, scores, common, suspicion)
+                self.producers.recollect(records)
             self._consensus.recollect(known)
             turn = self._measure_share()
             shares += 1
@@ -291,6 +307,19 @@ class Guard:
             trusted = measured.trusted(snapshot)
             self._eased = calibration.eased(trusted, turn)
             calibration = self._use(trusted)
+
+    def _grave(self, suspicion: Suspicion, roster: Roster, before: Mapping[str, Standing]) -> bool:
+        """Whether a step is suspect in a way that its producers were not ``before``.
+
+        Not if all that alarms is who is suspended, or is watched as it was and has only some of its samples held.
+        """
+        now = self.producers.standing(roster.rows)
+        for name, rows in roster.rows.items():
+            if now[name] is Standing.GOOD or before[name] is Standing.SUSPENDED:
+                continue
+            if before[name] is Standing.GOOD or all(suspicion.reasons[row] is Reason.PRODUCER for row in rows):
+                return True
+        return suspicion.left
 
     def _scored(self, evidence: Tensor, step: Step, roster: Roster, calibration: Calibration) -> tuple[Scores, Common]:
         """The scores of a step's evidence (n, signals) without what is common, which is said beside them."""
@@ -358,7 +387,8 @@ class Guard:
         if not _decided(newest, bound):
             return True
         alarming = {name for name, lowest in zip(roster.rows, newest[0].tolist(), strict=True) if lowest > bound}
-        alarming |= self.producers.suspended(roster.rows).difference(common.newly)
+        standing = self.producers.standing(set(roster.rows).difference(common.newly))
+        alarming |= {name for name, how in standing.items() if how is Standing.SUSPENDED}
         together = self._jury.foresee(scores, roster, alarming, calibration, slack=slack)
         return not _decided(together, group_threshold(self._config.step_rate, calibration.columns))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, OrderedDict, deque
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -60,7 +60,7 @@ class _Window:
 
 
 @dataclass(slots=True)
-class _Record:
+class Record:
     """What is known of one producer.
 
     ``cumulative`` is the CUSUM of every column, ``believed`` the counts of clean samples and of each attack that its
@@ -79,6 +79,10 @@ class _Record:
     @property
     def suspect_share(self) -> float:
         return 1 - self.believed[0] / math.fsum(self.believed) if self.believed else 0.0
+
+    def copy(self) -> Record:
+        """Another one that knows the same."""
+        return replace(self, window=self.window.copy(), cumulative=[*self.cumulative], believed=[*self.believed])
 
 
 class Alarm(NamedTuple):
@@ -99,7 +103,7 @@ class Producers:
 
     def __init__(self, config: GuardConfig) -> None:
         self._config = config
-        self._records: OrderedDict[str, _Record] = OrderedDict()
+        self._records: OrderedDict[str, Record] = OrderedDict()
         self._columns: int | None = None  # of the evidence that the records hold, None without any
         self._reports: dict[str, ProducerReport] = {}
         self._changed: dict[str, None] = {}  # since they were reported, in the order of the records
@@ -128,17 +132,23 @@ class Producers:
 
         With each ``slack`` (slacks, columns) more in their mean score, and the evidence of those ``cleared`` forgotten.
         """
-        unknown = _Record()
+        unknown = Record()
         records = [unknown if name in cleared else self._records.get(name, unknown) for name in roster.rows]
         windows = [record.window.copy() for record in records]
         self._take(windows, roster.sums(scores.normal.cpu()), roster)
         return _statistics(windows, calibration, slack=slack[:, None])
 
-    def suspended(self, producers: Iterable[str]) -> frozenset[str]:
-        """Those of them that are suspended."""
-        return frozenset(
-            name for name in producers if name in self._records and self._records[name].standing is Standing.SUSPENDED
-        )
+    def standing(self, producers: Iterable[str]) -> dict[str, Standing]:
+        """How each of them stands."""
+        return {name: self._records.get(name, Record()).standing for name in producers}
+
+    def recollection(self, producers: Iterable[str]) -> Mapping[str, Record]:
+        """What is known of a step's producers, for ``recollect``: the step may have to be looked at again."""
+        return {name: self._records.get(name, Record()).copy() for name in producers}
+
+    def recollect(self, known: Mapping[str, Record]) -> None:
+        """Know of these producers what was known of them then; the order in which they were heard of last stays."""
+        self._records |= {name: record.copy() for name, record in known.items() if name in self._records}
 
     def count(self, producers: Sequence[str], verdicts: Sequence[SampleVerdict]) -> None:
         """Count what became of one step's samples."""
@@ -183,7 +193,7 @@ class Producers:
         sums = iter(state.tensors.get("sums", torch.empty(0)))
         for name in state.values["order"]:
             kept = state.values["records"][name]
-            record = self._records[name] = _Record()
+            record = self._records[name] = Record()
             record.seen, record.held, record.corrected = kept["counts"]
             if evidence:
                 for chunk in kept["chunks"]:
@@ -206,10 +216,10 @@ class Producers:
         """Start the evidence of some producers anew, and their standing with it; the counts go on."""
         for producer in producers:
             record = self._record(producer)
-            self._records[producer] = _Record(seen=record.seen, held=record.held, corrected=record.corrected)
+            self._records[producer] = Record(seen=record.seen, held=record.held, corrected=record.corrected)
 
-    def _record(self, producer: str) -> _Record:
-        record = self._records.setdefault(producer, _Record())
+    def _record(self, producer: str) -> Record:
+        record = self._records.setdefault(producer, Record())
         self._records.move_to_end(producer)
         self._changed.pop(producer, None)
         self._changed[producer] = None
@@ -244,7 +254,7 @@ class Producers:
             standing=record.standing,
         )
 
-    def _believe(self, records: Sequence[_Record], ratios: Tensor, roster: Roster) -> None:
+    def _believe(self, records: Sequence[Record], ratios: Tensor, roster: Roster) -> None:
         """Move what is believed of each with the likelihood ratios (n, attacks) of its rows."""
         unknown = mixture.prior(ratios.shape[1]).tolist()
         before = torch.tensor([record.believed or unknown for record in records], dtype=torch.float64)
@@ -252,7 +262,7 @@ class Producers:
         for record, believed in zip(records, after, strict=True):
             record.believed = believed
 
-    def _extend(self, records: Sequence[_Record], sums: Tensor, roster: Roster, calibration: Calibration) -> None:
+    def _extend(self, records: Sequence[Record], sums: Tensor, roster: Roster, calibration: Calibration) -> None:
         """Judge the newest samples of each together."""
         bound = group_threshold(self._config.producer_rate, calibration.columns)
         windows = [record.window for record in records]
@@ -267,7 +277,7 @@ class Producers:
         for window, classes, own in zip(windows, roster.classes, sums, strict=True):
             window.take(_Chunk(classes, own.clone()), self._config.producer_window)  # a view would keep all the sums
 
-    def _accumulate(self, records: Sequence[_Record], sums: Tensor, roster: Roster, calibration: Calibration) -> None:
+    def _accumulate(self, records: Sequence[Record], sums: Tensor, roster: Roster, calibration: Calibration) -> None:
         """Move the CUSUM of every column with the sums (records, columns) of a step, and the standings with it."""
         limit = self._limit(calibration.columns)
         certain = group_threshold(self._config.producer_rate, calibration.columns)

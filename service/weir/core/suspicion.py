@@ -22,12 +22,16 @@ QUIET = 0.05  # of clean groups stand out further than what an alarm leaves of i
 
 
 class Suspicion(NamedTuple):
-    """Why each sample is suspect (CLEAN: it is not), and what the groups said; ``producers`` are suspect as a whole."""
+    """Why each sample is suspect (CLEAN: it is not), and what the groups said.
+
+    ``producers`` are suspect as a whole; ``left`` says that what is left of the step without those that alarm is too.
+    """
 
     reasons: list[Reason]
     step_score: float
     alarms: tuple[Reason, ...]
     producers: frozenset[str]
+    left: bool
 
 
 class _Seen(NamedTuple):
@@ -94,7 +98,7 @@ class Jury:
                 reasons[row] = Reason.STEP
         raised = [Reason.STEP] * (statistic > bound or left > bound) + [Reason.PRODUCER] * bool(alarms)
         blamed = frozenset(producer for producer, alarm in alarms.items() if alarm.whole)
-        return Suspicion(reasons, statistic, tuple(raised), blamed)
+        return Suspicion(reasons, statistic, tuple(raised), blamed, left > bound)
 
     def foresee(
         self, scores: Scores, roster: Roster, alarming: Container[str], calibration: Calibration, *, slack: Tensor
