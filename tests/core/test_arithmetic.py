@@ -1,9 +1,10 @@
-"""What the anchor scores in, and that it scores there as it does in float32."""
+"""What the anchor and glances score in, and that they score there as in float32."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -14,6 +15,9 @@ from weir.core.config import SnapshotConfig
 from weir.core.network import Network
 from weir.core.ranks import Alone
 from weir.types import Arithmetic, InputSpec, Recipe
+
+if TYPE_CHECKING:
+    from tests.core.conftest import World
 
 CPU = torch.device("cpu")
 SMALL = Network(Recipe("mlp", InputSpec((8,), 2), {"hidden": 4}))
@@ -108,3 +112,15 @@ def test_a_snapshot_scores_as_its_weights_do_in_any_arithmetic(
         assert plain.features is not None
         assert scored.features is not None
         assert float((scored.features - plain.features).abs().max() / plain.features.abs().max()) < error
+
+
+def test_a_glance_scores_as_it_does_in_float32_but_for_rounding(world: World) -> None:
+    harm = {}
+    for arithmetic in Arithmetic.FLOAT32, Arithmetic.BFLOAT16:
+        engine = world.engine(snapshots=SnapshotConfig(arithmetic=arithmetic))
+        *_, last = world.run(engine, 1, 3)
+        assert last.gate is not None
+        assert last.gate.statistic is None
+        harm[arithmetic] = last.gate.harm
+    assert harm[Arithmetic.BFLOAT16] != harm[Arithmetic.FLOAT32]
+    assert harm[Arithmetic.BFLOAT16] == pytest.approx(harm[Arithmetic.FLOAT32], abs=5e-3)

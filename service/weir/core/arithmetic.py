@@ -1,4 +1,4 @@
-"""What numbers a historical model scores in: it only has to be measured alike, not learned from."""
+"""What numbers a model scores in that only has to be measured alike, and not learned from."""
 
 from __future__ import annotations
 

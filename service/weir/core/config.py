@@ -47,8 +47,8 @@ class SnapshotConfig(Tunables):
     every: int = tunable(1, "updates between two snapshots of the ring", low=1)
     arithmetic: Arithmetic = tunable(
         Arithmetic.AUTO,
-        "what the anchor scores in: float32, bfloat16, or auto: bfloat16 for a million parameters and more, where the "
-        "device is made for it",
+        "what the anchor and the gate's glances score in: float32, bfloat16, or auto: bfloat16 for a million "
+        "parameters and more, where the device is made for it",
     )
 
 

@@ -46,8 +46,8 @@ STALE_SHARE = 0.5  # of them vetoed although nothing was suspected: it is the pr
 class Engine:
     """A learner behind a guard and a gate; one thread at a time.
 
-    ``arithmetic`` is what the anchor scores in. ``clock`` returns seconds and feeds only ``StepReport.seconds``: no
-    decision depends on it.
+    ``arithmetic`` is what the anchor and the gate's glances score in. ``clock`` returns seconds and feeds only
+    ``StepReport.seconds``: no decision depends on it.
     """
 
     def __init__(
@@ -77,7 +77,15 @@ class Engine:
         layout = self.network.scoring_layout
         self._snapshots = Snapshots(config.snapshots, arithmetic=self.arithmetic, layout=layout)
         self._guard = Guard(self.network, self.task, self._snapshots, config, poisoner, ranks)
-        self._transaction = Transaction(self.network, self.task, self._learner, config.gate, ranks, timed=self._timed)
+        self._transaction = Transaction(
+            self.network,
+            self.task,
+            self._learner,
+            config.gate,
+            ranks,
+            arithmetic=self.arithmetic,
+            timed=self._timed,
+        )
         self._breaker = Breaker(config.breaker)
         self._drift = False
         self._progressive = Progressive(config.progressive_window)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from weir.core.arithmetic import scoring
 from weir.core.config import GateConfig
 from weir.core.gate import Gate
 from weir.core.learner import Before, Learner
@@ -17,7 +18,7 @@ from weir.core.network import Network, Weights
 from weir.core.probe import ProbeSet
 from weir.core.ranks import Ranks
 from weir.core.task import Task
-from weir.types import DeclinePolicy, GateReport, State
+from weir.types import Arithmetic, DeclinePolicy, GateReport, State
 
 HALVINGS = 5  # of a step in drift, before it is undone: a thirty-second of it says that it led nowhere
 
@@ -40,10 +41,19 @@ class Transaction:
     """Makes updates and takes back those that are not finite or that the gate refuses."""
 
     def __init__(
-        self, network: Network, task: Task, learner: Learner, config: GateConfig, ranks: Ranks, *, timed: Timed
+        self,
+        network: Network,
+        task: Task,
+        learner: Learner,
+        config: GateConfig,
+        ranks: Ranks,
+        *,
+        arithmetic: Arithmetic,
+        timed: Timed,
     ) -> None:
-        """``timed(stage)`` is a context in which the stages gate and learn run."""
+        """``arithmetic`` is what glances score in; ``timed(stage)`` is a context in which stages gate and learn run."""
         self._network = network
+        self._arithmetic = arithmetic
         self._task = task
         self._learner = learner
         self._keeps_best = config.decline_policy is DeclinePolicy.ROLLBACK
@@ -86,7 +96,12 @@ class Transaction:
 
     def _glance(self, probe: ProbeSet) -> GateReport | None:
         rows = self._gate.rows(len(probe.part("gate").y))
-        return None if rows is None else self._gate.glance(rows, self._losses(probe, rows=rows))
+        if rows is None:
+            return None
+        weights = None  # a copy of what would be the same is spared
+        if self._arithmetic is not Arithmetic.FLOAT32:
+            weights = scoring(self._network.module.state_dict(), self._arithmetic, self._network.scoring_layout)
+        return self._gate.glance(rows, self._losses(probe, weights, rows=rows))
 
     def _tested(self, loss: float, before: Before, probe: ProbeSet, *, drift: bool) -> Outcome:
         """Keep the step that was taken if the gate lets it pass on all of its samples."""
