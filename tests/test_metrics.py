@@ -195,7 +195,7 @@ def test_a_step_kept_without_earlier_momentum_is_counted_and_one_undone_after_al
     for vetoed in (False, True):
         metrics.observe(dataclasses.replace(REPORT, gate=GateReport(0.1, 1.0, 2.0, vetoed=vetoed, from_rest=True)))
     metrics.observe(dataclasses.replace(REPORT, gate=GateReport(0.1, 1.0, 2.0)))
-    assert value(metrics, "weir_steps_restarted_total") == 1
+    assert value(metrics, "weir_steps_from_rest_total") == 1
 
 
 def test_the_gate_shows_its_evidence_and_none_where_no_step_was_tried(metrics: Metrics) -> None:

@@ -112,8 +112,8 @@ class Metrics(DoorMetrics):
         self._shortened = Counter(
             "weir_steps_shortened", "Steps in drift of which the gate kept a part.", registry=self.registry
         )
-        self._restarted = Counter(
-            "weir_steps_restarted",
+        self._rested = Counter(
+            "weir_steps_from_rest",
             "Steps that the gate kept without the momentum of earlier ones.",
             registry=self.registry,
         )
@@ -141,7 +141,7 @@ class Metrics(DoorMetrics):
         self._steps.inc()
         self._vetoes.inc(report.vetoed)
         self._shortened.inc(report.gate is not None and report.gate.shortened)
-        self._restarted.inc(report.gate is not None and report.gate.restarted)
+        self._rested.inc(report.gate is not None and report.gate.rested)
         self._drift.inc(report.drift)
         self._declines.inc(report.gate is not None and report.gate.declined)
         for reason in report.alarms:

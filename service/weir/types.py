@@ -183,7 +183,7 @@ class GateReport:
     Without a statistic a glance was enough: ``harm`` is then of some of the samples, since each was last looked at.
     ``declined`` says that the model has become worse than its best, however slowly; ``rolled_back`` that it has been
     put back there. ``share`` is how much of the step was tested last: in drift less is tried before none is kept.
-    ``from_rest`` says that it was tested last without the momentum of earlier steps, with which it was refused.
+    ``from_rest`` says that this was without the momentum of earlier steps, with which it was refused.
     """
 
     harm: float
@@ -206,7 +206,7 @@ class GateReport:
         return self.kept and self.share < 1
 
     @property
-    def restarted(self) -> bool:
+    def rested(self) -> bool:
         """Whether the step was kept without the momentum of earlier ones."""
         return self.kept and self.from_rest
 

@@ -45,7 +45,7 @@ def test_an_engine_without_guard_scores_and_learns_in_one_pass(result: dict[str,
 
 
 def test_the_guarded_update_pays_for_snapshot_and_some_of_the_probe_set(result: dict[str, Any]) -> None:
-    for name in ("weir", "weir, anchor in float32"):
+    for name in ("weir", "weir, all in float32"):
         row = rows(result)[name]
         least = 2 * PLAN.batch + 0.7 * PLAN.probe / GuardConfig().refresh
         assert least <= row["forward_samples"] < 2 * PLAN.batch + 2 * PLAN.probe
@@ -131,7 +131,7 @@ def test_it_says_what_the_anchor_is_in_and_measures_float32_beside_it_when_asked
     measure(replace(PLAN, rounds=1, float32=True))
     assert anchors[-2:] == [dtype, torch.float32]
     head = table(found).splitlines()[0]
-    assert f"anchor in {dtype}".replace("torch.", "") in head
+    assert f"anchor and glances in {dtype}".replace("torch.", "") in head
     assert f", {found['plan']['accuracy']:.0%} right at the start" in head
 
 
@@ -141,5 +141,5 @@ def test_the_command_prints_a_table_and_writes_the_figures(tmp_path: Path) -> No
     done = CliRunner().invoke(app, ["overhead", *options.split(), str(file)])
     assert done.exit_code == 0, done.output
     written = json.loads(file.read_text())
-    assert [row["subject"] for row in written["rows"]] == ["plain", "off", "weir", "weir, anchor in float32"]
+    assert [row["subject"] for row in written["rows"]] == ["plain", "off", "weir", "weir, all in float32"]
     assert table(written) in done.output

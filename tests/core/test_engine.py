@@ -511,12 +511,45 @@ def test_harmful_momentum_is_forgotten_and_not_put_down_to_the_samples_that_come
     engine.load_state(State(hostile, state.values))
     first, second = world.run(engine, 2, 3, n=50)
     assert first.gate is not None
-    assert first.gate.restarted
+    assert first.gate.rested
     assert first.updated
     assert not first.vetoed
     assert second.gate is not None
     assert not second.gate.from_rest
     assert second.updated
+
+
+def test_harmful_momentum_is_forgotten_in_drift_too_and_of_the_step_from_rest_as_much_kept_as_passes(
+    world: World,
+) -> None:
+    rough: dict[str, Any] = {
+        "learner": LearnerConfig(lr=6.0, momentum=0.9),
+        "guard": GuardConfig(sample_rate=0.05, step_rate=1e-3),
+    }
+    engine, generator = world.engine(**rough), torch.Generator().manual_seed(0)
+    for number in range(1, 4):
+        engine.process(drifting(world, number))
+    state = engine.state()
+    hostile = {
+        name: 10 * torch.randn(t.shape, generator=generator) if "/optimizer/" in name else t
+        for name, t in state.tensors.items()
+    }
+    engine.load_state(State(hostile, state.values))
+    report = engine.process(drifting(world, 4))
+    assert report.drift
+    assert report.gate is not None
+    assert report.gate.rested
+    assert report.gate.shortened
+    assert report.updated
+
+
+def test_a_step_that_had_no_earlier_momentum_is_not_taken_twice(world: World) -> None:
+    engine = world.engine(learner=LearnerConfig(lr=2.0))
+    x, y = world.samples(50, seed=9)
+    report = engine.process(world.of(1, x, (y + 1) % 3, released=True))
+    assert report.vetoed
+    assert report.gate is not None
+    assert not report.gate.from_rest
 
 
 def test_samples_that_hurt_without_earlier_momentum_too_are_undone_bit_for_bit(world: World) -> None:
@@ -529,7 +562,7 @@ def test_samples_that_hurt_without_earlier_momentum_too_are_undone_bit_for_bit(w
     assert report.gate is not None
     assert report.gate.from_rest
     assert report.vetoed
-    assert not report.gate.restarted
+    assert not report.gate.rested
     after = engine.state().tensors
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 

@@ -337,7 +337,7 @@ def test_what_an_alarm_leaves_of_a_step_is_doubted_as_the_step_is(
 
 
 @pytest.mark.parametrize(
-    ("before", "of_thirty", "left", "more"),
+    ("before", "of_thirty", "rest", "more"),
     [
         (Standing.GOOD, 10, False, True),
         (Standing.WATCHED, 10, False, False),
@@ -347,7 +347,7 @@ def test_what_an_alarm_leaves_of_a_step_is_doubted_as_the_step_is(
     ],
 )
 def test_more_is_measured_before_an_alarm_is_raised_that_is_new_or_holds_a_group(
-    world: World, before: Standing, of_thirty: int, left: bool, more: bool
+    world: World, before: Standing, of_thirty: int, rest: bool, more: bool
 ) -> None:
     engine = world.engine(guard=guard(producer_window=30))
     world.run(engine, 1, 2)
@@ -355,10 +355,10 @@ def test_more_is_measured_before_an_alarm_is_raised_that_is_new_or_holds_a_group
     judge, calibration = engine._guard, engine._guard._calibration
     assert calibration is not None
     stands = {"bob": Standing.GOOD, "eve": before}
-    assert not judge._grave(Suspicion([Reason.CLEAN] * 60, 0.0, (), frozenset(), left=False), roster, stands)
+    assert not judge._grave(Suspicion([Reason.CLEAN] * 60, 0.0, (), frozenset(), rest=False), roster, stands)
     judge.producers.observe(by_thirty(calibration.columns, 0.0, 5.0), roster, calibration)
     reasons = [Reason.CLEAN] * 30 + [Reason.PRODUCER] * of_thirty + [Reason.CLEAN] * (30 - of_thirty)
-    suspicion = Suspicion(reasons, 9.0, (Reason.STEP, Reason.PRODUCER), frozenset(), left=left)
+    suspicion = Suspicion(reasons, 9.0, (Reason.STEP, Reason.PRODUCER), frozenset(), rest=rest)
     assert judge._grave(suspicion, roster, stands) == more
 
 

@@ -119,22 +119,6 @@ def test_half_of_a_step_is_halfway_in_weights_and_in_momentum(
     assert bench.learner.updates == steps
 
 
-def test_a_step_from_rest_is_the_one_that_would_have_been_without_earlier_momentum(
-    noisy_world: World, given: tuple[Tensor, Tensor]
-) -> None:
-    bench, twin = Bench(noisy_world.recipe, **FULL), Bench(noisy_world.recipe, **FULL)
-    for learner in (bench.learner, twin.learner):
-        for seed in range(3):
-            learner.step(*given, seed=seed)
-    before = bench.learner.capture()
-    twin.learner.come_to_rest()
-    for learner in (bench.learner, twin.learner):
-        learner.step(given[0][:8], given[1][:8], seed=9, size=16)
-    assert bench.bits() != twin.bits()
-    bench.learner.step_from_rest(before)
-    assert bench.bits() == twin.bits()
-
-
 def test_half_of_a_step_leaves_a_constant_that_is_infinite_by_design(
     world: World, given: tuple[Tensor, Tensor]
 ) -> None:

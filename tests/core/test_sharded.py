@@ -28,6 +28,7 @@ PLANS: dict[str, dict[str, Any]] = {
     },
     "partial steps": {"step_size": 100, "learner": LearnerConfig(lr=0.05, momentum=0.9, weight_decay=0.01)},
     "published": {"guard": GuardConfig(mode=GuardMode.DSC, dsc_base=0.001, dsc_slope=0.0)},
+    "from rest": {"gate": GateConfig(tolerance=0.0, rate=0.4), "learner": LearnerConfig(lr=0.2, momentum=0.9)},
     "vetoed": {"gate": GateConfig(tolerance=0.0, rate=0.4), "learner": LearnerConfig(lr=0.5, momentum=0.9)},
 }
 
@@ -89,6 +90,7 @@ def test_the_plans_show_what_they_are_for(of_two: list[dict[str, Course]]) -> No
     assert 0 < sum(held) < sum(SIZES)
     assert sum(report.counts[Verdict.CORRECT] for report in of_rank["correction"].reports) > 0
     assert sum(report.counts[Verdict.CORRECT] for report in of_rank["published"].reports) > 0
+    assert any(report.gate and report.gate.rested for report in of_rank["from rest"].reports)
     assert any(report.vetoed for report in of_rank["vetoed"].reports)
     assert not all(report.vetoed for report in of_rank["vetoed"].reports)
 

@@ -138,22 +138,22 @@ def _pvalues() -> Panel:
 def _undone() -> Panel:
     said = Text(
         "Alarms by reason, vetoes and drift",
-        "Alarms of a step, a producer, or the published rule; steps that the gate undid, or kept without earlier "
+        "Alarms of a step, a producer, or the published rule; steps that the gate undid, or kept from rest "
         "momentum; steps at which producers changed together, and those of them that it shortened. Vetoes without "
         "alarms hint at a probe set of an older world.",
         "No service.",
     )
-    colours = {"veto": PURPLE, "drift": GREY, "shortened": BLUE, "without momentum": ORANGE}
+    colours = {"veto": PURPLE, "drift": GREY, "shortened": BLUE, "from rest": ORANGE}
     alarms = f"sum by (reason) (increase(weir_alarms_total{{{HERE}}}[$__rate_interval]))"
     drift = f"sum(increase(weir_drift_suspected_total{{{HERE}}}[$__rate_interval]))"
     shortened = f"sum(increase(weir_steps_shortened_total{{{HERE}}}[$__rate_interval]))"
-    restarted = f"sum(increase(weir_steps_restarted_total{{{HERE}}}[$__rate_interval]))"
+    from_rest = f"sum(increase(weir_steps_from_rest_total{{{HERE}}}[$__rate_interval]))"
     vetoes = f"sum(increase(weir_vetoes_total{{{HERE}}}[$__rate_interval]))"
     return bars(
         said,
         Query(alarms, "alarm: {{reason}}"),
         Query(vetoes, "veto"),
-        Query(restarted, "without momentum"),
+        Query(from_rest, "from rest"),
         Query(drift, "drift"),
         Query(shortened, "shortened"),
         height=8,

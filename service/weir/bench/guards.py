@@ -158,7 +158,7 @@ GUARDS = {
         ),
         Guard(
             "weir-bfloat16",
-            "anchor in bfloat16, as for large models",
+            "anchor and glances in bfloat16, as for large models",
             lambda c: replace(c, snapshots=SnapshotConfig(arithmetic=Arithmetic.BFLOAT16)),
         ),
         Guard("weir-lag-1", "against one update ago", _lag(1)),

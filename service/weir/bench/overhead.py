@@ -34,8 +34,8 @@ class Plan:
     """What is measured: ``rounds`` times, every subject updates once on the same batch of Gaussian images.
 
     Fewer rounds than these see little but the first updates after burn-in, when the trusted evidence still moves.
-    The samples of a batch come from so many ``producers`` in turn. ``float32`` adds a guard whose anchor computes in
-    it, where by default it may compute in bfloat16.
+    The samples of a batch come from so many ``producers`` in turn. ``float32`` adds a guard whose anchor and glances
+    compute in it, where by default they may compute in bfloat16.
     """
 
     model: str = "resnet18"
@@ -95,7 +95,7 @@ def measure(plan: Plan, progress: Callable[[int], None] = lambda done: None) -> 
     ]
     if plan.float32:
         exact = replace(config, snapshots=SnapshotConfig(arithmetic=Arithmetic.FLOAT32))
-        subjects.append(Timed("weir, anchor in float32", Guarded(make(exact, poisoner=Cocktail())), plan))
+        subjects.append(Timed("weir, all in float32", Guarded(make(exact, poisoner=Cocktail())), plan))
     generator = torch.Generator().manual_seed(plan.seed + 1)
     senders = [f"producer {number}" for number in range(plan.producers)]
     for number in range(plan.warmup + plan.rounds):
@@ -118,7 +118,8 @@ def table(result: dict[str, Any]) -> str:
     senders = "one producer" if plan["producers"] == 1 else f"{plan['producers']} producers"
     model = f"{plan['model']} width {plan['width']}, {norm}, {plan['accuracy']:.0%} right at the start"
     sent = f"batch {plan['batch']} of {senders}"
-    given = f"probe set {plan['probe']}, gate and vaccine on, anchor in {plan['anchor']}, {plan['rounds']} rounds"
+    scored = f"anchor and glances in {plan['anchor']}"
+    given = f"probe set {plan['probe']}, gate and vaccine on, {scored}, {plan['rounds']} rounds"
     where = f"seed {plan['seed']}, {machine['device']}, {plan['threads']} threads, torch {result['versions']['torch']}"
     rows = [
         f"| {row['subject']} | {row['median_seconds']:.3f} | {row['ratio']:.2f} "

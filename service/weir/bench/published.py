@@ -263,8 +263,8 @@ def table(result: dict[str, Any]) -> str:
     plan, machine = result["plan"], result["hardware"]
     head = (
         f"{plan['model']} width {plan['width']}, norm {plan['norm']}, batch {plan['batch']}, probe set {plan['probe']}"
-        f", Weir's anchor in {plan['anchor']}, {plan['rounds']} rounds, seed {plan['seed']}, {machine['device']}"
-        f", {plan['threads']} threads, torch {result['versions']['torch']}"
+        f", Weir's anchor and glances in {plan['anchor']}, {plan['rounds']} rounds, seed {plan['seed']}"
+        f", {machine['device']}, {plan['threads']} threads, torch {result['versions']['torch']}"
     )
     rows = [
         f"| {row['traffic']} | {row['subject']} | {row['median_seconds']:.3f} | {row['ratio']:.1f} "

@@ -31,7 +31,7 @@ def overhead(
     threads: Annotated[int, typer.Option(help="Threads of torch.", min=1)] = of_overhead.Plan.threads,
     seed: Annotated[int, typer.Option(help="Seed of the traffic.")] = of_overhead.Plan.seed,
     float32: Annotated[
-        bool, typer.Option(help="Also with the anchor in float32, where by default it may be in bfloat16.")
+        bool, typer.Option(help="Also with anchor and glances in float32, where by default they may be in bfloat16.")
     ] = of_overhead.Plan.float32,
     json_file: JsonFile = None,
 ) -> None:

@@ -1,4 +1,4 @@
-"""What numbers a model scores in that only has to be measured alike, and not learned from."""
+"""What numbers a model scores in where it only has to be measured alike, and nothing is learned."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LARGE = 1_000_000
 
 
 def decided(wanted: Arithmetic, network: Network, ranks: Ranks = ALONE) -> Arithmetic:
-    """What a network's anchor scores in: what is wanted, or what suits the model and all ranks' devices."""
+    """What a network's anchor and glances score in: what is wanted, or what suits the model and all ranks' devices."""
     if wanted is not Arithmetic.AUTO:
         return wanted
     large = sum(parameter.numel() for parameter in network.module.parameters()) >= LARGE

@@ -286,12 +286,13 @@ class Guard:
         calibration = self._calibrated(snapshot, step, updates)
         with self._ranks.together("snapshot"):
             view = measured.view(x, self._ranks.own(y), current, snapshot)
-        known, records = self._consensus.recollection(roster.rows), self.producers.recollection(roster.rows)
+        known = self._consensus.recollection(roster.rows)
         while True:
             evidence = measured.whole(replace(view, influence=calibration.trusted.influence), len(y))
             scores, common = self._scored(evidence, step, roster, calibration)
             whole = self._measured_at == updates
             if whole or not self._doubtful(scores, roster, calibration, common):
+                records = self.producers.recollection(roster.rows)
                 self.producers.clear(common.newly)  # what they were seen to change before others did was the world's
                 before = self.producers.standing(roster.rows)
                 alarms = self.producers.observe(scores, roster, calibration)
@@ -311,15 +312,17 @@ class Guard:
     def _grave(self, suspicion: Suspicion, roster: Roster, before: Mapping[str, Standing]) -> bool:
         """Whether a step is suspect in a way that its producers were not ``before``.
 
-        Not if all that alarms is who is suspended, or is watched as it was and has only some of its samples held.
+        Not if all that alarms is who is suspended, or is watched as it was and has only some of its samples held. What
+        its earlier samples were found to be stays as it was found, by evidence that may have been a few steps old.
         """
         now = self.producers.standing(roster.rows)
         for name, rows in roster.rows.items():
             if now[name] is Standing.GOOD or before[name] is Standing.SUSPENDED:
                 continue
-            if before[name] is Standing.GOOD or all(suspicion.reasons[row] is Reason.PRODUCER for row in rows):
+            whole = len(rows) > 1 and all(suspicion.reasons[row] is Reason.PRODUCER for row in rows)
+            if before[name] is Standing.GOOD or whole:
                 return True
-        return suspicion.left
+        return suspicion.rest
 
     def _scored(self, evidence: Tensor, step: Step, roster: Roster, calibration: Calibration) -> tuple[Scores, Common]:
         """The scores of a step's evidence (n, signals) without what is common, which is said beside them."""

@@ -59,7 +59,6 @@ class Learner:
         )
         shares = network.trains_as_it_scores(freeze_norm=config.freeze_norm)
         self._shares = bool(ranks.agree(torch.tensor([int(shares)])))
-        self._part = 1.0  # of a full step that the gradients at hand are of
         self.updates = 0
 
     @property
@@ -122,8 +121,7 @@ class Learner:
             for now, kept in pairs:
                 now.copy_(kept)
             return None
-        self._part = total / size
-        self._optimizer.step(self._part)
+        self._optimizer.step(total / size)
         self.updates += 1
         return float(share) * size / total
 
@@ -165,14 +163,6 @@ class Learner:
             for place, momentum in self._optimizer.momenta.items():
                 was = before.optimizer.get(place)
                 _go_halfway(momentum, was["momentum_buffer"] if was else torch.zeros_like(momentum))
-
-    def step_from_rest(self, before: Before) -> None:
-        """Take the last step anew from ``before``, with its own gradients and without the momentum of earlier ones."""
-        with torch.no_grad():
-            for name, parameter in self._network.module.named_parameters():
-                parameter.copy_(before.weights[name])
-        self.come_to_rest()
-        self._optimizer.step(self._part)
 
     def come_to_rest(self) -> None:
         """Forget the momentum of the steps so far; the weights stay."""

@@ -140,15 +140,16 @@ class Producers:
 
     def standing(self, producers: Iterable[str]) -> dict[str, Standing]:
         """How each of them stands."""
-        return {name: self._records.get(name, Record()).standing for name in producers}
+        known = self._records
+        return {name: known[name].standing if name in known else Standing.GOOD for name in producers}
 
     def recollection(self, producers: Iterable[str]) -> Mapping[str, Record]:
         """What is known of a step's producers, for ``recollect``: the step may have to be looked at again."""
-        return {name: self._records.get(name, Record()).copy() for name in producers}
+        return {name: self._records[name].copy() if name in self._records else Record() for name in producers}
 
     def recollect(self, known: Mapping[str, Record]) -> None:
         """Know of these producers what was known of them then; the order in which they were heard of last stays."""
-        self._records |= {name: record.copy() for name, record in known.items() if name in self._records}
+        self._records |= {name: record.copy() for name, record in known.items()}
 
     def count(self, producers: Sequence[str], verdicts: Sequence[SampleVerdict]) -> None:
         """Count what became of one step's samples."""

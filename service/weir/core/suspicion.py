@@ -24,14 +24,14 @@ QUIET = 0.05  # of clean groups stand out further than what an alarm leaves of i
 class Suspicion(NamedTuple):
     """Why each sample is suspect (CLEAN: it is not), and what the groups said.
 
-    ``producers`` are suspect as a whole; ``left`` says that what is left of the step without those that alarm is too.
+    ``producers`` are suspect as a whole; ``rest`` says that what is left of the step without those that alarm is too.
     """
 
     reasons: list[Reason]
     step_score: float
     alarms: tuple[Reason, ...]
     producers: frozenset[str]
-    left: bool
+    rest: bool
 
 
 class _Seen(NamedTuple):

@@ -86,13 +86,17 @@ class Transaction:
         self._spare = None if self._keeps_best else before  # else it may be kept as the best
         if before is not None and self._keeps_best and self._best is None:
             self._gate.reset()
-        with self._timed("learn"):
-            loss = self._learner.step(x, y, seed=seed, scored=scored, total=total, size=size)
+
+        def learn(scored: Tensor | None = None) -> float | None:
+            with self._timed("learn"):
+                return self._learner.step(x, y, seed=seed, scored=scored, total=total, size=size)
+
+        loss = learn(scored)
         if loss is None or probe is None or before is None:
             return Outcome(loss, None)
         with self._timed("gate"):
             passed = None if drift else self._glance(probe)
-        return Outcome(loss, passed) if passed else self._tested(loss, before, probe, drift=drift)
+        return Outcome(loss, passed) if passed else self._tested(loss, learn, before, probe, drift=drift)
 
     def _glance(self, probe: ProbeSet) -> GateReport | None:
         rows = self._gate.rows(len(probe.part("gate").y))
@@ -103,19 +107,29 @@ class Transaction:
             weights = scoring(self._network.module.state_dict(), self._arithmetic, self._network.scoring_layout)
         return self._gate.glance(rows, self._losses(probe, weights, rows=rows))
 
-    def _tested(self, loss: float, before: Before, probe: ProbeSet, *, drift: bool) -> Outcome:
-        """Keep the step that was taken if the gate lets it pass on all of its samples."""
+    def _tested(
+        self, loss: float | None, again: Callable[[], float | None], before: Before, probe: ProbeSet, *, drift: bool
+    ) -> Outcome:
+        """Keep the step that was taken if the gate lets it pass on all of its samples, or else if it does from rest.
+
+        From rest, without the momentum of earlier steps, it is taken ``again``: what hurts may be theirs, and not what
+        these samples ask for; and where a step is undone that momentum stays, to fail the honest samples that follow.
+        Source: O'Donoghue and Candès, "Adaptive restart for accelerated gradient schemes", 2015.
+        """
         first = not self._gate.knows_best
         if self._keeps_best and self._best is None:
             self._best = before
         with self._timed("gate"):
-            losses, after = self._losses(probe, before.weights), self._losses(probe)
-            report = self._gate.test(losses, after, drift=drift)
-            if drift:
-                report, after = self._shortened(report, before, losses, after, probe)
-            outcome = Outcome(loss, report)
-            if not outcome.kept and before.optimizer:
-                outcome, after = self._from_rest(loss, before, losses, probe, drift=drift)
+            losses = self._losses(probe, before.weights)
+            report, after = self._test(before, losses, probe, drift=drift)
+        if not report.kept and before.optimizer:
+            self._learner.restore(before)
+            self._learner.come_to_rest()
+            loss = again()
+            with self._timed("gate"):
+                report, after = self._test(before._replace(optimizer={}), losses, probe, drift=drift)
+            report = replace(report, from_rest=True)
+        outcome = Outcome(loss, report)
         if not outcome.kept:
             self._undo(before, outcome)
             self._forget_best_of(first)
@@ -124,6 +138,12 @@ class Transaction:
         if self._gate.passed(after) and self._keeps_best:
             self._best = self._learner.capture()
         return outcome
+
+    def _test(self, before: Before, losses: Tensor, probe: ProbeSet, *, drift: bool) -> tuple[GateReport, Tensor]:
+        """Hold the losses after a step against those before; in drift, of as much of the step as passes."""
+        after = self._losses(probe)
+        report = self._gate.test(losses, after, drift=drift)
+        return self._shortened(report, before, losses, after, probe) if drift else (report, after)
 
     def _shortened(
         self, report: GateReport, before: Before, losses: Tensor, after: Tensor, probe: ProbeSet
@@ -140,18 +160,6 @@ class Transaction:
             after = self._losses(probe)
             report = replace(self._gate.test(losses, after, drift=True), share=0.5**halvings)
         return report, after
-
-    def _from_rest(
-        self, loss: float, before: Before, losses: Tensor, probe: ProbeSet, *, drift: bool
-    ) -> tuple[Outcome, Tensor]:
-        """The step without the momentum of earlier ones: what hurts may be theirs, and not what these samples ask for.
-
-        An undone step leaves that momentum as it was, which then would fail honest samples one step after the other.
-        Source: O'Donoghue and Candès, "Adaptive restart for accelerated gradient schemes", 2015.
-        """
-        self._learner.step_from_rest(before)
-        after = self._losses(probe)
-        return Outcome(loss, replace(self._gate.test(losses, after, drift=drift), from_rest=True)), after
 
     def put_best_back(self) -> None:
         """Restore the best model, at rest; without one it is the current model."""

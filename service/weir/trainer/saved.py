@@ -121,7 +121,8 @@ def compare_environment(state: State, engine: Engine) -> None:
     changed = [f"{name} was {then.get(name)}, is {now[name]}" for name in now if then.get(name, now[name]) != now[name]]
     if changed:
         logger.warning(
-            "recovery follows the journal, but weights may differ in the last bits, and scores a little: %s",
+            "recovery follows the journal, but weights may differ in the last bits, scores a little, and a step on the "
+            "gate's bound may be undone or kept where it was not: %s",
             ", ".join(changed),
         )
 

@@ -143,7 +143,7 @@ class Trainer:
             "decline": gate is not None and gate.declined,
             "rolled back to the best": gate is not None and gate.rolled_back,
             "shortened": gate is not None and gate.shortened,
-            "without earlier momentum": gate is not None and gate.restarted,
+            "from rest": gate is not None and gate.rested,
             "drift": report.drift,
             "breaker open: set the mode to close it": report.breaker_open,
         }
