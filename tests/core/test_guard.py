@@ -15,7 +15,7 @@ from torch import Tensor
 from weir.core import CorrectionConfig, Engine, GateConfig, GuardConfig, LearnerConfig, SnapshotConfig
 from weir.core import guard as module
 from weir.core.calibration import Calibration, Scores, group_threshold
-from weir.core.consensus import Common
+from weir.core.consensus import Common, Consensus
 from weir.core.evidence import View
 from weir.core.measurement import Measurement
 from weir.core.roster import Roster
@@ -377,6 +377,27 @@ def test_whom_the_world_has_just_excused_does_not_alarm_for_what_was_before(worl
     judge._eased = torch.full((columns,), 0.05)
     assert not judge._doubtful(near, roster, calibration, Common(bare))  # both alarm, and nothing is left
     assert judge._doubtful(near, roster, calibration, Common(bare, newly=("eve",)))
+
+
+@pytest.mark.parametrize("newly", [(), ("eve",)])
+def test_whom_the_world_has_just_excused_alarms_anew(
+    world: World, monkeypatch: pytest.MonkeyPatch, newly: tuple[str, ...]
+) -> None:
+    """The alarm of one who was suspended may rest on what was known; not if that standing has been forgotten."""
+    monkeypatch.setattr(module, "STALE", math.inf)
+    eases(monkeypatch, 0.0)
+    watch, engine = Watch(monkeypatch), world.engine(guard=guard(step_rate=1e-3), learner=LearnerConfig(lr=1e-3))
+
+    def step(number: int) -> Step:
+        return mixed(number, world.step(number), world.step(10 + number, n=30, flipped=30, producer="eve"))
+
+    for number in range(1, 5):
+        watch.process(engine, step(number))
+    assert engine._guard.producers.standing(["eve"]) == {"eve": Standing.SUSPENDED}
+    monkeypatch.setattr(Consensus, "explain", lambda consensus, residual, *_: Common(residual, newly=newly))
+    report = watch.process(engine, step(5))
+    assert Reason.PRODUCER in report.alarms
+    assert len(watch.steps[-1]) == (1 + module.SHARES if newly else 1)
 
 
 def test_samples_and_what_is_trusted_are_measured_with_the_same_influence(
