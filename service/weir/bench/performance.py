@@ -24,9 +24,9 @@ HEADINGS = {
 HEAD = """# Performance
 
 Ratios are of one run, in which the subjects take turns; seconds say what this machine is like. `make bench` makes the
-figures again, but for those of many producers, of a CNN and of batch norm that learns, and `weir bench performance`
-this page of them. [Notes](performance-notes.md) tell what was tried, what was expected of it and what it gave. No GPU
-was at hand: there are no rows of one, and the commands take `--device cuda`.
+figures again, but for those of many producers, of large batches, of a CNN and of batch norm that learns, and
+`weir bench performance` this page of them. [Notes](performance-notes.md) tell what was tried, what was expected of it
+and what it gave. No GPU was at hand: there are no rows of one, and the commands take `--device cuda`.
 """
 
 
