@@ -60,7 +60,7 @@ class _Window:
 
 
 @dataclass(slots=True)
-class Record:
+class _Record:
     """What is known of one producer.
 
     ``cumulative`` is the CUSUM of every column, ``believed`` the counts of clean samples and of each attack that its
@@ -80,7 +80,7 @@ class Record:
     def suspect_share(self) -> float:
         return 1 - self.believed[0] / math.fsum(self.believed) if self.believed else 0.0
 
-    def copy(self) -> Record:
+    def copy(self) -> _Record:
         """Another one that knows the same."""
         return replace(self, window=self.window.copy(), cumulative=[*self.cumulative], believed=[*self.believed])
 
@@ -103,7 +103,7 @@ class Producers:
 
     def __init__(self, config: GuardConfig) -> None:
         self._config = config
-        self._records: OrderedDict[str, Record] = OrderedDict()
+        self._records: OrderedDict[str, _Record] = OrderedDict()
         self._columns: int | None = None  # of the evidence that the records hold, None without any
         self._reports: dict[str, ProducerReport] = {}
         self._changed: dict[str, None] = {}  # since they were reported, in the order of the records
@@ -132,7 +132,7 @@ class Producers:
 
         With each ``slack`` (slacks, columns) more in their mean score, and the evidence of those ``cleared`` forgotten.
         """
-        unknown = Record()
+        unknown = _Record()
         records = [unknown if name in cleared else self._records.get(name, unknown) for name in roster.rows]
         windows = [record.window.copy() for record in records]
         self._take(windows, roster.sums(scores.normal.cpu()), roster)
@@ -143,11 +143,11 @@ class Producers:
         known = self._records
         return {name: known[name].standing if name in known else Standing.GOOD for name in producers}
 
-    def recollection(self, producers: Iterable[str]) -> Mapping[str, Record]:
+    def recollection(self, producers: Iterable[str]) -> Mapping[str, _Record]:
         """What is known of a step's producers, for ``recollect``: the step may have to be looked at again."""
-        return {name: self._records[name].copy() if name in self._records else Record() for name in producers}
+        return {name: self._records[name].copy() if name in self._records else _Record() for name in producers}
 
-    def recollect(self, known: Mapping[str, Record]) -> None:
+    def recollect(self, known: Mapping[str, _Record]) -> None:
         """Know of these producers what was known of them then; the order in which they were heard of last stays."""
         self._records |= {name: record.copy() for name, record in known.items()}
 
@@ -194,7 +194,7 @@ class Producers:
         sums = iter(state.tensors.get("sums", torch.empty(0)))
         for name in state.values["order"]:
             kept = state.values["records"][name]
-            record = self._records[name] = Record()
+            record = self._records[name] = _Record()
             record.seen, record.held, record.corrected = kept["counts"]
             if evidence:
                 for chunk in kept["chunks"]:
@@ -217,10 +217,10 @@ class Producers:
         """Start the evidence of some producers anew, and their standing with it; the counts go on."""
         for producer in producers:
             record = self._record(producer)
-            self._records[producer] = Record(seen=record.seen, held=record.held, corrected=record.corrected)
+            self._records[producer] = _Record(seen=record.seen, held=record.held, corrected=record.corrected)
 
-    def _record(self, producer: str) -> Record:
-        record = self._records.setdefault(producer, Record())
+    def _record(self, producer: str) -> _Record:
+        record = self._records.setdefault(producer, _Record())
         self._records.move_to_end(producer)
         self._changed.pop(producer, None)
         self._changed[producer] = None
@@ -255,7 +255,7 @@ class Producers:
             standing=record.standing,
         )
 
-    def _believe(self, records: Sequence[Record], ratios: Tensor, roster: Roster) -> None:
+    def _believe(self, records: Sequence[_Record], ratios: Tensor, roster: Roster) -> None:
         """Move what is believed of each with the likelihood ratios (n, attacks) of its rows."""
         unknown = mixture.prior(ratios.shape[1]).tolist()
         before = torch.tensor([record.believed or unknown for record in records], dtype=torch.float64)
@@ -263,7 +263,7 @@ class Producers:
         for record, believed in zip(records, after, strict=True):
             record.believed = believed
 
-    def _extend(self, records: Sequence[Record], sums: Tensor, roster: Roster, calibration: Calibration) -> None:
+    def _extend(self, records: Sequence[_Record], sums: Tensor, roster: Roster, calibration: Calibration) -> None:
         """Judge the newest samples of each together."""
         bound = group_threshold(self._config.producer_rate, calibration.columns)
         windows = [record.window for record in records]
@@ -278,7 +278,7 @@ class Producers:
         for window, classes, own in zip(windows, roster.classes, sums, strict=True):
             window.take(_Chunk(classes, own.clone()), self._config.producer_window)  # a view would keep all the sums
 
-    def _accumulate(self, records: Sequence[Record], sums: Tensor, roster: Roster, calibration: Calibration) -> None:
+    def _accumulate(self, records: Sequence[_Record], sums: Tensor, roster: Roster, calibration: Calibration) -> None:
         """Move the CUSUM of every column with the sums (records, columns) of a step, and the standings with it."""
         limit = self._limit(calibration.columns)
         certain = group_threshold(self._config.producer_rate, calibration.columns)
