@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from weir.core.vaccine import Strain
-from weir.redteam import Cocktail
+from weir.redteam import Accumulative, Cocktail, ThreatModel, Trigger
 from weir.redteam.cocktail import ATTACKS, FLIPS, LARGEST_MARK, MARKED, MARKS
+from weir.types import Batch
 
 CLASSES = 4
 CRAFTED = {"accumulative", "trigger"}
@@ -98,6 +99,24 @@ def test_crafted_samples_use_their_budget_and_stay_within_it(shape: tuple[int, .
             assert min(abs(float(moved.max()) - epsilon) for epsilon in EPSILONS) < 1e-6
             assert torch.equal(strain.y, y[strain.parents])  # clean labels: it is the samples that are poison
     assert furthest == {name: set(EPSILONS) for name in CRAFTED}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_budgets_share_is_computed_once_and_the_strains_are_what_the_attacks_craft(shape: tuple[int, ...]) -> None:
+    x, y = samples(shape)
+    crafted = [strain for strain in strains(shape) if strain.name in CRAFTED]
+    halves = [strain.parents for strain in crafted[:3:2]]
+    assert sorted(torch.cat(halves).tolist()) == list(range(len(x)))
+    pairs = [(epsilon, half) for epsilon in EPSILONS for half in (0, 1)]
+    for (epsilon, half), trigger, accumulative in zip(pairs, crafted[::2], crafted[1::2], strict=True):
+        own, others = halves[half], halves[1 - half]
+        threat = ThreatModel(epsilon=epsilon, low=None, high=None)
+        attack = Trigger(threat, Batch(x[others], y[others]), COCKTAIL.steps)
+        assert torch.equal(trigger.x, threat.craft(attack, model(shape), x[own], y[own]))
+        strike, quiet = own.tensor_split([len(own) // 4])
+        prepare = Accumulative(attack, Batch(x[strike], y[strike]), COCKTAIL.steps)
+        assert torch.equal(accumulative.parents, quiet)
+        assert torch.equal(accumulative.x, threat.craft(prepare, model(shape), x[quiet], y[quiet]))
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from weir.redteam.gradients import ascend, gradients, inner, units
+from weir.redteam.gradients import ascend, ascend_each, gradients, inner, units
 from weir.redteam.threat import ThreatModel
 
 
@@ -47,6 +47,24 @@ def test_ascent_reaches_the_border_of_the_ball_or_of_the_bounds_and_stays_there(
 
     moved = ascend(objective, x, ThreatModel(epsilon=0.3), steps=4)
     torch.testing.assert_close(moved, torch.tensor([[0.4, 1.0, 0.2]]))
+
+
+def test_several_budgets_share_the_slope_where_they_start_and_nothing_else() -> None:
+    x, looks = torch.tensor([[0.2, 0.6]]), 0
+
+    def objective(moved: Tensor) -> Tensor:
+        nonlocal looks
+        looks += 1
+        return -(moved - 0.45).abs().sum()  # a small step leads on, a large one beyond the top and back
+
+    threats, steps = [ThreatModel(epsilon=epsilon) for epsilon in (0.1, 0.4)], 3
+    together = ascend_each(objective, x, threats, steps=steps)
+    assert looks == 1 + len(threats) * (steps - 1)
+    for threat, moved in zip(threats, together, strict=True):
+        assert torch.equal(moved, ascend(objective, x, threat, steps=steps))
+    torch.testing.assert_close(together[0], torch.tensor([[0.3, 0.5]]))
+    assert not torch.equal(*together)
+    assert [torch.equal(moved, x) for moved in ascend_each(objective, x, threats, steps=0)] == [True, True]
 
 
 def test_train_mode_takes_the_statistics_of_the_batch_and_leaves_no_trace() -> None:

@@ -50,7 +50,7 @@ class Constants:
     trainer_seconds: float = _constant(
         4e-6, "measured: rank 0's reading, cutting and journalling of a sample, one core"
     )
-    vaccine_forwards: float = _constant(8_500, "measured: samples sent forward by one vaccination, and back")
+    vaccine_forwards: float = _constant(6_700, "measured: samples sent forward by one vaccination, and back")
     replica_rate: float = _constant(1e5, "assumption: samples/s through one API replica, in POSTs of 1000")
     ethernet: float = _constant(3.1e9, "assumption: the Redis server's link, 25 Gb/s each way")
     redis_disk: float = _constant(2e9, "assumption: the disk of its append-only file, bytes/s written and synced")

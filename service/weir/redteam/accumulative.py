@@ -36,13 +36,8 @@ class Trigger:
 
     def objective(self, model: nn.Module, x: Tensor, y: Tensor) -> Objective:
         """What it maximises over moved samples (n, *shape): how far they oppose the validation samples."""
-        wanted = units(gradients(model, self.validation.x, self.validation.y, train_mode=self.train_mode))
-
-        def opposition(moved: Tensor) -> Tensor:
-            slopes = gradients(model, moved, y, differentiable=True, train_mode=self.train_mode)
-            return -inner(units(slopes), wanted)
-
-        return opposition
+        forgotten = units(gradients(model, self.validation.x, self.validation.y, train_mode=self.train_mode))
+        return opposition(model, y, forgotten, train_mode=self.train_mode)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,26 +67,51 @@ class Accumulative:
 
     def objective(self, model: nn.Module, x: Tensor, y: Tensor) -> Objective:
         """What it maximises over moved samples (n, *shape): how far a step on them prepares the model."""
-        towards = self._towards(model)
-        clean = units(gradients(model, x, y, train_mode=self.train_mode))
-        wanted = [self.disguise * usual + step for usual, step in zip(clean, towards, strict=True)]
-
-        def preparation(moved: Tensor) -> Tensor:
-            slopes = gradients(model, moved, y, differentiable=True, train_mode=self.train_mode)
-            return inner(units(slopes), wanted)
-
-        return preparation
-
-    def _towards(self, model: nn.Module) -> Gradients:
-        """ŝ, against the trigger batch as it would be crafted now."""
         armed = (self.strike or self.trigger).perturb(model, self.ammunition.x, self.ammunition.y)
-        strike, usual = (
-            units(gradients(model, x, y, differentiable=True, train_mode=self.train_mode))
-            for x, y in ((armed, self.ammunition.y), (self.trigger.validation.x, self.trigger.validation.y))
-        )
-        # A last bias moves no second derivative of a linear head: it may well be out of the graph.
-        s = torch.autograd.grad(inner(strike, usual), list(model.parameters()), materialize_grads=True)
-        return units(s)
+        strike = Batch(armed, self.ammunition.y)
+        towards = readiness(model, strike, self.trigger.validation, train_mode=self.train_mode)
+        usual = units(gradients(model, x, y, train_mode=self.train_mode))
+        return preparation(model, y, usual, towards, disguise=self.disguise, train_mode=self.train_mode)
+
+
+def opposition(model: nn.Module, y: Tensor, forgotten: Gradients, *, train_mode: bool = False) -> Objective:
+    """How far moved samples (n, *shape) of labels ``y`` oppose these directions, one cosine per parameter tensor."""
+
+    def opposed(moved: Tensor) -> Tensor:
+        slopes = gradients(model, moved, y, differentiable=True, train_mode=train_mode)
+        return -inner(units(slopes), forgotten)
+
+    return opposed
+
+
+def readiness(model: nn.Module, strike: Batch, validation: Batch, *, train_mode: bool = False) -> Gradients:
+    """ŝ: where to move the parameters for a trigger batch to oppose the validation samples further."""
+    struck, usual = (
+        units(gradients(model, batch.x, batch.y, differentiable=True, train_mode=train_mode))
+        for batch in (strike, validation)
+    )
+    # A last bias moves no second derivative of a linear head: it may well be out of the graph.
+    s = torch.autograd.grad(inner(struck, usual), list(model.parameters()), materialize_grads=True)
+    return units(s)
+
+
+def preparation(
+    model: nn.Module,
+    y: Tensor,
+    usual: Gradients,
+    towards: Gradients,
+    *,
+    disguise: float = 1.0,
+    train_mode: bool = False,
+) -> Objective:
+    """How far a step on moved samples of labels ``y`` goes ``towards`` readiness and, in disguise, as ``usual``."""
+    wanted = [disguise * clean + step for clean, step in zip(usual, towards, strict=True)]
+
+    def prepared(moved: Tensor) -> Tensor:
+        slopes = gradients(model, moved, y, differentiable=True, train_mode=train_mode)
+        return inner(units(slopes), wanted)
+
+    return prepared
 
 
 class Once:

@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
 from weir.core.vaccine import Strain
-from weir.redteam.accumulative import Accumulative, Trigger
+from weir.redteam.accumulative import opposition, preparation, readiness
+from weir.redteam.gradients import ascend, ascend_each, gradients, units
 from weir.redteam.labels import RandomFlip
-from weir.redteam.threat import ThreatModel
+from weir.redteam.threat import ThreatModel, victim
 from weir.types import Batch
 
 ATTACKS = ("accumulative", "trigger", "label_flip", "backdoor")
@@ -48,18 +50,38 @@ class Cocktail:
     def _crafted(
         self, module: nn.Module, x: Tensor, y: Tensor, low: Tensor | None, high: Tensor | None, draw: torch.Generator
     ) -> Iterator[Strain]:
-        """Each half is poisoned to spoil the other; a quarter is the trigger that the rest prepares for."""
+        """Each half is poisoned to spoil the other, within every budget."""
         if {"accumulative", "trigger"} <= self.without:
             return
         halves = torch.randperm(len(y), generator=draw).to(y.device).tensor_split(2)
-        for epsilon in self.epsilons:
-            threat = ThreatModel(epsilon=epsilon, low=low, high=high)
-            for own, others in (halves, halves[::-1]):
-                trigger = Trigger(threat, Batch(x[others], y[others]), self.steps)
-                yield Strain("trigger", threat.craft(trigger, module, x[own], y[own]), y[own], own)
-                strike, quiet = own.tensor_split([len(own) // 4])
-                prepare = Accumulative(trigger, Batch(x[strike], y[strike]), self.steps)
-                yield Strain("accumulative", threat.craft(prepare, module, x[quiet], y[quiet]), y[quiet], quiet)
+        threats = [ThreatModel(epsilon=epsilon, low=low, high=high) for epsilon in self.epsilons]
+        model = victim(module)
+        made = [_poisoned(model, x, y, *pair, threats, self.steps) for pair in (halves, halves[::-1])]
+        for strains in zip(*made, strict=True):
+            yield from chain(*strains)
+
+
+def _poisoned(
+    model: nn.Module, x: Tensor, y: Tensor, own: Tensor, others: Tensor, threats: Sequence[ThreatModel], steps: int
+) -> list[tuple[Strain, Strain]]:
+    """For every budget, rows turned against the others: all as a trigger, three quarters as what prepares for the rest.
+
+    As ``Trigger`` and ``Accumulative`` craft them; what no budget changes is computed once for all of them.
+    """
+    strike, quiet = own.tensor_split([len(own) // 4])
+    # Rows in the order of their features: convolutions follow the layout of their input.
+    whole, struck, calm = (Batch(x[rows].contiguous(), y[rows]) for rows in (own, strike, quiet))
+    validation = Batch(x[others], y[others])
+    forgotten = units(gradients(model, validation.x, validation.y))
+    usual = units(gradients(model, calm.x, calm.y))
+    triggers = ascend_each(opposition(model, whole.y, forgotten), whole.x, threats, steps=steps)
+    armed = ascend_each(opposition(model, struck.y, forgotten), struck.x, threats, steps=steps)
+    strains = []
+    for threat, trigger, ammunition in zip(threats, triggers, armed, strict=True):
+        towards = readiness(model, Batch(ammunition, struck.y), validation)
+        prepared = ascend(preparation(model, calm.y, usual, towards), calm.x, threat, steps=steps)
+        strains.append((Strain("trigger", trigger, whole.y, own), Strain("accumulative", prepared, calm.y, quiet)))
+    return strains
 
 
 def _flipped(module: nn.Module, x: Tensor, y: Tensor, seed: int) -> Iterator[Strain]:

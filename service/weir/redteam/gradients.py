@@ -44,11 +44,27 @@ def ascend(objective: Objective, x: Tensor, threat: ThreatModel, *, steps: int) 
 
     Source: Pang et al., NeurIPS 2021, released code.
     """
+    return ascend_each(objective, x, [threat], steps=steps)[0]
+
+
+def ascend_each(objective: Objective, x: Tensor, threats: Sequence[ThreatModel], *, steps: int) -> list[Tensor]:
+    """The same within each of several budgets; the slope where they all start is taken once."""
+    start = slope(objective, x) if steps else x
+    return [_climbed(objective, x, threat, steps, start) for threat in threats]
+
+
+def slope(objective: Objective, x: Tensor) -> Tensor:
+    """The objective's gradient at ``x``, of its shape."""
+    at = x.clone().requires_grad_(True)
+    (found,) = torch.autograd.grad(objective(at), at)
+    return found
+
+
+def _climbed(objective: Objective, x: Tensor, threat: ThreatModel, steps: int, start: Tensor) -> Tensor:
     moved = x.clone()
-    for _ in range(steps):
-        moved.requires_grad_(True)
-        (slope,) = torch.autograd.grad(objective(moved), moved)
-        moved = threat.clip(moved.detach() + slope.sign() * (2 * threat.epsilon / steps), x)
+    for step in range(steps):
+        up = slope(objective, moved) if step else start
+        moved = threat.clip(moved + up.sign() * (2 * threat.epsilon / steps), x)
     return moved
 
 

@@ -75,7 +75,7 @@ class ThreatModel:
         if hostile == 0:
             return x.clone()
         own = x[:hostile].clone(memory_format=torch.contiguous_format)  # convolutions follow the order of their input
-        moved = attack.perturb(_victim(model), own, y[:hostile].clone()).detach()
+        moved = attack.perturb(victim(model), own, y[:hostile].clone()).detach()
         if moved.shape != x[:hostile].shape:
             raise InvalidSetting("attack", list(moved.shape), f"moved samples of shape {list(x[:hostile].shape)}")
         return torch.cat([self.clip(moved.to(x), x[:hostile]), x[hostile:]])
@@ -88,7 +88,7 @@ class ThreatModel:
         hostile = self.hostile(len(y))
         if hostile == 0:
             return y.clone()
-        moved = attack.relabel(_victim(model), x[:hostile].clone(), y[:hostile].clone())
+        moved = attack.relabel(victim(model), x[:hostile].clone(), y[:hostile].clone())
         if moved.shape != y[:hostile].shape or moved.dtype != torch.int64:
             seen = f"{moved.dtype} {list(moved.shape)}"
             raise InvalidSetting("attack", seen, f"labels torch.int64 {list(y[:hostile].shape)}")
@@ -103,6 +103,9 @@ class ThreatModel:
         return torch.where(mask.view_as(x), moved, x)
 
 
-def _victim(model: nn.Module) -> nn.Module:
-    """A copy with channels first: torch 2.13 corrupted memory in second derivatives of convolutions with them last."""
+def victim(model: nn.Module) -> nn.Module:
+    """A copy to craft against, in eval mode.
+
+    Its channels come first: torch 2.13 corrupted memory in second derivatives of convolutions with them last.
+    """
     return lay_out(deepcopy(model), torch.contiguous_format).eval().requires_grad_(True)
