@@ -21,8 +21,9 @@ from weir.types import Recipe
 Weights = Mapping[str, Tensor]
 
 # What the largest tensor of a pass on a CPU may take. Far larger ones are given back to the system by the C library and
-# asked for again, layer after layer, and to touch new pages costs as much as the arithmetic: performance-notes.md.
-PASS_BYTES = 16 * 1024 * 1024
+# asked for again, layer after layer, and to touch new pages costs as much as the arithmetic; passes of few samples
+# compute less in a second: performance-notes.md.
+PASS_BYTES = 32 * 1024 * 1024
 
 
 class Outputs(NamedTuple):
