@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from tests.api.conftest import STEP_SIZE, House, Open, batch
+from tests.api.conftest import STEP_SIZE, House, Open, Scripted, batch
 
 from weir.codec import SAFETENSORS, encode, load
 from weir.stores.base import EntryKind
@@ -55,6 +55,13 @@ def test_waiting_gives_readers_the_verdict_on_every_sample(service_app: House) -
     assert suspected["score"] > suspected["threshold"] > clean["score"]
     assert suspected["pvalue"] < clean["pvalue"]
     assert suspected["step"] == decided["step"] == service_app.trainer.status.step
+
+
+def test_verdicts_do_not_wait_until_a_learner_elsewhere_is_heard(service_app: House) -> None:
+    service_app.behave(learner=Scripted(service_app.trainer, position=0, here=False))
+    answer = service_app.caller("alice").post("/v1/batches?wait=20", content=encode(batch()), headers=BINARY)
+    assert (answer.status_code, answer.json()["state"]) == (200, "learned")
+    assert answer.elapsed.total_seconds() < 10
 
 
 def test_a_producer_learns_state_and_counts_and_nothing_of_the_evidence(service_app: House) -> None:

@@ -22,6 +22,7 @@ class Unpublished:
     status: LearnerStatus
     publication: None = None
     staleness: None = None
+    here: bool = False
 
     def checkpoints(self) -> Sequence[CheckpointInfo]:
         return ()

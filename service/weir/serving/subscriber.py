@@ -92,6 +92,11 @@ class Subscriber:
         return None if self.publication is None else max(0.0, time.monotonic() - self._newest_at)
 
     @property
+    def here(self) -> bool:
+        """See ``Learner.here``: it is elsewhere."""
+        return False
+
+    @property
     def learner_address(self) -> str | None:
         """Where the learner is found, None before its first word."""
         return self._known.word.address if self._known else None
