@@ -44,7 +44,7 @@ throughput: $(READY) ## what durable appends cost on this disk
 	@$(BIN)/python -m tests.faults.table
 
 # One thread a rank and a server: two cores are all that is asked for.
-bench: $(READY) ## what Weir costs in speed on this machine: benchmarks/performance.md, 11 minutes
+bench: $(READY) ## what Weir costs in speed on this machine: benchmarks/performance.md, 10 minutes
 	@$(BIN)/weir bench overhead --json benchmarks/overhead.json
 	@$(BIN)/weir bench published --json benchmarks/published.json
 	@$(BIN)/weir bench ingest --json benchmarks/ingest.json

@@ -55,6 +55,15 @@ def test_the_parts_have_their_shares_of_every_class(counts: tuple[int, ...]) -> 
     assert sum(SHARES.values()) == pytest.approx(1)
 
 
+def test_rows_of_a_part_are_those_of_the_whole_part() -> None:
+    probe = ProbeSet(torch.randn(60, 3), torch.arange(60) % 3, created_at=0, source="")
+    rows = torch.tensor([4, 0, 4])
+    for name in SHARES:
+        whole = probe.part(name)
+        assert probe.size(name) == len(whole.y)
+        assert all(torch.equal(some, all_of[rows]) for some, all_of in zip(probe.part(name, rows), whole, strict=True))
+
+
 def test_the_split_and_the_version_depend_on_the_content_alone() -> None:
     x, y = labelled(50, 50, 50)
     one, same, other = probe_set(x, y), probe_set(x.clone(), y.clone()), probe_set(x + 1, y)

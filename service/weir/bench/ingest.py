@@ -41,7 +41,7 @@ class Plan:
     connections: int = 4
     single_connections: int = 32
     rounds: int = 3
-    seconds: float = 1.5
+    seconds: float = 1.2
     place: str = tempfile.gettempdir()
 
 

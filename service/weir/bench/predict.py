@@ -45,7 +45,7 @@ class Plan:
     shape: tuple[int, ...] = (64,)
     connections: tuple[int, ...] = (1, 4)
     rounds: int = 3
-    seconds: float = 1.5
+    seconds: float = 1.2
     waiting: int = 2000
 
 

@@ -22,7 +22,7 @@ Seconds = Annotated[float, typer.Option(help="Of one measurement in a round.", m
 def ingest(
     batch: Annotated[int, typer.Option(help="Samples per batch.", min=1)] = 100,
     rounds: Rounds = 3,
-    seconds: Seconds = 1.5,
+    seconds: Seconds = 1.2,
     place: Annotated[Path | None, typer.Option(help="A folder on the disk to measure.", file_okay=False)] = None,
     json_file: JsonFile = None,
 ) -> None:
@@ -41,7 +41,7 @@ def ingest(
 
 def predict(
     rounds: Rounds = 3,
-    seconds: Seconds = 1.5,
+    seconds: Seconds = 1.2,
     waiting: Annotated[int, typer.Option(help="Batches of 100 samples that the learner has before it.", min=1)] = 2000,
     json_file: JsonFile = None,
 ) -> None:

@@ -43,9 +43,14 @@ class ProbeSet:
     def __len__(self) -> int:
         return len(self.y)
 
-    def part(self, name: str) -> Part:
-        """One of fit, threshold, gate and report."""
+    def size(self, part: str) -> int:
+        """How many samples a part has."""
+        return len(self._parts[part])
+
+    def part(self, name: str, rows: Tensor | None = None) -> Part:
+        """One of fit, threshold, gate and report; of it these rows, or all. The samples are copied."""
         index = self._parts[name]
+        index = index if rows is None else index[rows]
         return Part(self.x[index], self.y[index])
 
     def check(self, inputs: InputSpec, guard: GuardConfig) -> None:

@@ -99,7 +99,7 @@ class Transaction:
         return Outcome(loss, passed) if passed else self._tested(loss, learn, before, probe, drift=drift)
 
     def _glance(self, probe: ProbeSet) -> GateReport | None:
-        rows = self._gate.rows(len(probe.part("gate").y))
+        rows = self._gate.rows(probe.size("gate"))
         if rows is None:
             return None
         weights = None  # a copy of what would be the same is spared
@@ -203,9 +203,7 @@ class Transaction:
 
     def _losses(self, probe: ProbeSet, weights: Weights | None = None, *, rows: Tensor | None = None) -> Tensor:
         """Losses of the current weights, or of others, on the gate part or some rows of it."""
-        x, y = probe.part("gate")
-        if rows is not None:
-            x, y = x[rows], y[rows]
+        x, y = probe.part("gate", rows)
         with self._ranks.together("gate"), torch.no_grad():
             logits = self._network.outputs(self._network.prepare(self._ranks.own(x)), weights).logits
             own = self._task.loss(logits, self._ranks.own(y).to(self._network.device))
