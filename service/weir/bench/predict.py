@@ -31,6 +31,7 @@ from weir.trainer import initialise
 from weir.types import ServiceRole
 
 PATH = "/v1/predict"
+WARMUP_SECONDS = 0.3  # of predictions that are not counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,7 @@ class Plan:
     shape: tuple[int, ...] = (64,)
     connections: tuple[int, ...] = (1, 4)
     rounds: int = 3
-    seconds: float = 1.2
+    seconds: float = 1.0
     waiting: int = 2000
 
 
@@ -109,7 +110,7 @@ def _round(plan: Plan, role: ServiceRole, *, busy: bool) -> list[tuple[int, int,
         for size in plan.sizes:
             body = codec.encode_x(samples(size, plan.shape, seed=size).x)
             message = request(PATH, body, codec.SAFETENSORS)
-            drive(port, [message], connections=1, seconds=min(0.5, plan.seconds))
+            drive(port, [message], connections=1, seconds=min(WARMUP_SECONDS, plan.seconds))
             for connections in plan.connections:
                 load = drive(port, [message], connections=connections, seconds=plan.seconds)
                 found.append((size, connections, load))

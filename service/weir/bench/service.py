@@ -41,7 +41,7 @@ def ingest(
 
 def predict(
     rounds: Rounds = 3,
-    seconds: Seconds = 1.2,
+    seconds: Seconds = 1.0,
     waiting: Annotated[int, typer.Option(help="Batches of 100 samples that the learner has before it.", min=1)] = 2000,
     json_file: JsonFile = None,
 ) -> None:
@@ -57,7 +57,7 @@ def predict(
     _told(bench.table(result), result, json_file)
 
 
-def startup(rounds: Rounds = 5, json_file: JsonFile = None) -> None:
+def startup(rounds: Rounds = 4, json_file: JsonFile = None) -> None:
     """The seconds until weir --help has answered, and until weir serve is ready with a model."""
     from weir.bench import startup as bench
 

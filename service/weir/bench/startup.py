@@ -21,7 +21,7 @@ from weir.bench.traffic import hardware, versions
 class Plan:
     """What is measured: every start ``rounds`` times, after ``warmup`` that count for nothing."""
 
-    rounds: int = 5
+    rounds: int = 4
     warmup: int = 1
     samples: int = 1000
 
