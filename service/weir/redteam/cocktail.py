@@ -56,7 +56,8 @@ class Cocktail:
         halves = torch.randperm(len(y), generator=draw).to(y.device).tensor_split(2)
         threats = [ThreatModel(epsilon=epsilon, low=low, high=high) for epsilon in self.epsilons]
         model = victim(module)
-        made = [_poisoned(model, x, y, *pair, threats, self.steps) for pair in (halves, halves[::-1])]
+        pairs = (halves, halves[::-1])
+        made = [_poisoned(model, x, y, own, others, threats, self.steps) for own, others in pairs]
         for strains in zip(*made, strict=True):
             yield from chain(*strains)
 
