@@ -94,14 +94,14 @@ def held_sample(batch: str, index: int, *, producer: str = "alice", reason: Reas
 
 
 class Scripted:
-    """A learner that says it is well and has read all of the log, or so much of it."""
+    """A learner that says it is well and has read all of the log."""
 
-    def __init__(self, trainer: Trainer, *, position: int = 2**31, here: bool = True) -> None:
+    def __init__(self, trainer: Trainer) -> None:
         self.publication = trainer.publication
-        self.status = replace(trainer.status, alive=True, position=position)
+        self.status = replace(trainer.status, alive=True, position=2**31)
         self.staleness = 0.0
-        self.here = here
         self.checkpoints = trainer.checkpoints
+        self.attend: Callable[[], None] = trainer.attend
 
 
 class House:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,10 +58,14 @@ def test_waiting_gives_readers_the_verdict_on_every_sample(service_app: House) -
     assert suspected["step"] == decided["step"] == service_app.trainer.status.step
 
 
-def test_verdicts_do_not_wait_until_a_learner_elsewhere_is_heard(service_app: House) -> None:
-    service_app.behave(learner=Scripted(service_app.trainer, position=0, here=False))
+def test_whoever_waits_makes_a_replica_attend_to_the_learner(service_app: House) -> None:
+    learner = Scripted(service_app.trainer)
+    told, learner.status = learner.status, replace(learner.status, position=0)
+    learner.attend = lambda: setattr(learner, "status", told)
+    service_app.behave(learner=learner)
     answer = service_app.caller("alice").post("/v1/batches?wait=20", content=encode(batch()), headers=BINARY)
     assert (answer.status_code, answer.json()["state"]) == (200, "learned")
+    assert learner.status is told
     assert answer.elapsed.total_seconds() < 10
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
 from pathlib import Path
 
-import httpx
 import pytest
-from tests.api.conftest import House, Open, Scripted, batch
+from tests.api.conftest import House, Open, batch
 
 from weir.api.service import Limits
 from weir.core import Engine
@@ -46,23 +44,6 @@ def test_one_that_waits_is_queued_and_says_where_to_ask(
         assert house.stores.journal.wait(answer.json()["id"], 0, 30.0)
         done = admin.get(where).json()
         assert (done["state"], done["result"]["mode"]) == ("done", "observe")
-
-
-def test_whoever_gave_one_finds_the_learner_changed(service_app: House) -> None:
-    learner, answers = Scripted(service_app.trainer, position=0, here=False), list[httpx.Response]()
-    service_app.behave(learner=learner)
-    admin = service_app.caller("admin")
-    asking = threading.Thread(target=lambda: answers.append(admin.put("/v1/mode", json={"mode": "observe"})))
-    before = service_app.stores.log.tail()
-    asking.start()
-    assert service_app.stores.log.wait(before, 30.0)
-    (entry,) = service_app.stores.log.read(before, 10)
-    assert service_app.stores.journal.wait(entry.id, 0, 30.0)
-    asking.join(0.3)
-    assert asking.is_alive()  # it is done, and the status does not show it yet
-    learner.status = replace(service_app.trainer.status, alive=True, position=entry.position)
-    asking.join(30.0)
-    assert [(answer.status_code, answer.json()["mode"]) for answer in answers] == [(200, "observe")]
 
 
 def test_one_that_failed_says_why(service_app: House) -> None:

@@ -22,7 +22,9 @@ class Unpublished:
     status: LearnerStatus
     publication: None = None
     staleness: None = None
-    here: bool = False
+
+    def attend(self) -> None:
+        pass
 
     def checkpoints(self) -> Sequence[CheckpointInfo]:
         return ()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from weir.core.layout import lay_out
 from weir.core.vaccine import Strain
 from weir.redteam import Accumulative, Cocktail, ThreatModel, Trigger
 from weir.redteam.cocktail import ATTACKS, FLIPS, LARGEST_MARK, MARKED, MARKS
@@ -101,22 +102,36 @@ def test_crafted_samples_use_their_budget_and_stay_within_it(shape: tuple[int, .
     assert furthest == {name: set(EPSILONS) for name in CRAFTED}
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_what_budgets_share_is_computed_once_and_the_strains_are_what_the_attacks_craft(shape: tuple[int, ...]) -> None:
+def convolved(shape: tuple[int, ...]) -> nn.Module:
+    """Convolutions as the learner lays them out: channels last."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = nn.Sequential(
+            nn.Conv2d(shape[0], 5, 3), nn.BatchNorm2d(5), nn.Softplus(), nn.Flatten(), nn.LazyLinear(CLASSES)
+        )
+        layers(torch.zeros(2, *shape))
+    return lay_out(layers, torch.channels_last).eval()
+
+
+@pytest.mark.parametrize(("make", "shape"), [(model, (12,)), (model, (1, 8, 8)), (convolved, (3, 6, 9))])
+def test_the_strains_are_what_the_attacks_craft_to_the_last_bit(
+    make: Callable[[tuple[int, ...]], nn.Module], shape: tuple[int, ...]
+) -> None:
     x, y = samples(shape)
-    crafted = [strain for strain in strains(shape) if strain.name in CRAFTED]
+    bounds = {"low": torch.full(shape, 0.1), "high": x.amax(0)}
+    crafted = [strain for strain in COCKTAIL(make(shape), x, y, **bounds, seed=0) if strain.name in CRAFTED]
     halves = [strain.parents for strain in crafted[:3:2]]
     assert sorted(torch.cat(halves).tolist()) == list(range(len(x)))
     pairs = [(epsilon, half) for epsilon in EPSILONS for half in (0, 1)]
     for (epsilon, half), trigger, accumulative in zip(pairs, crafted[::2], crafted[1::2], strict=True):
         own, others = halves[half], halves[1 - half]
-        threat = ThreatModel(epsilon=epsilon, low=None, high=None)
+        threat = ThreatModel(epsilon=epsilon, low=bounds["low"], high=bounds["high"])
         attack = Trigger(threat, Batch(x[others], y[others]), COCKTAIL.steps)
-        assert torch.equal(trigger.x, threat.craft(attack, model(shape), x[own], y[own]))
+        assert torch.equal(trigger.x, threat.craft(attack, make(shape), x[own], y[own]))
         strike, quiet = own.tensor_split([len(own) // 4])
         prepare = Accumulative(attack, Batch(x[strike], y[strike]), COCKTAIL.steps)
         assert torch.equal(accumulative.parents, quiet)
-        assert torch.equal(accumulative.x, threat.craft(prepare, model(shape), x[quiet], y[quiet]))
+        assert torch.equal(accumulative.x, threat.craft(prepare, make(shape), x[quiet], y[quiet]))
 
 
 @pytest.mark.parametrize("shape", SHAPES)

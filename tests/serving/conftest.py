@@ -73,6 +73,7 @@ def heard(publications: Publications) -> Word | None:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A learner that says something all the time, and a replica that gives up on it soon."""
     monkeypatch.setattr(publisher, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(subscriber, "BREATH_SECONDS", 0.02)
     monkeypatch.setattr(subscriber, "LOST_SECONDS", 0.5)
     monkeypatch.setattr(subscriber, "WAIT_SECONDS", 0.05)
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
 from tests.redis_server import DURABLE, RedisServer, running
 from tests.serving.conftest import INFO, Scripted, heard, published, stored, until
 
-from weir.serving.publisher import BREATH_SECONDS, Publisher
+from weir.serving.publisher import Publisher
 from weir.stores.base import Publications
 from weir.stores.redis import Redis
 
@@ -55,20 +53,6 @@ def test_a_word_tells_where_the_learner_stands_and_is_found(publications: Public
     found = heard(publications)
     assert found is not None
     assert not found.status.alive
-
-
-def test_replicas_have_peace_between_two_words(publications: Publications) -> None:
-    learner, marks = Scripted(), list[int]()
-    with Publisher(learner, publications, every=0, address=ADDRESS):
-        until(publications.heard, "a word")
-        for step in range(2, 80):
-            learner.learn(step)
-            found = publications.heard()
-            assert found is not None
-            marks += [found.mark] if found.mark not in marks else []
-            time.sleep(0.01)
-    assert len(marks) > 2
-    assert min(b - a for a, b in pairwise(marks)) >= 1e6 * BREATH_SECONDS  # marks are microseconds
 
 
 def test_a_learner_without_news_is_heard_all_the_same(publications: Publications) -> None:

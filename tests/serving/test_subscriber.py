@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -99,6 +100,32 @@ def test_a_model_is_as_stale_as_the_time_since_it_was_the_newest(
     assert stale(subscriber) > 0.2
     say(publications)
     until(lambda: stale(subscriber) < 0.2, "it is the newest again")
+
+
+def test_a_replica_has_peace_between_two_words(
+    publications: Publications, subscriber: Subscriber, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    breath, heard, start = 0.3, set[int](), time.monotonic()
+    monkeypatch.setattr("weir.serving.subscriber.BREATH_SECONDS", breath)
+    for position in range(100):
+        say(publications, position=position)
+        time.sleep(0.01)
+        heard.add(subscriber.status.position)
+    assert 1 < len(heard) <= 3 + (time.monotonic() - start) / breath
+
+
+def test_whoever_waits_for_the_learner_hears_it_at_once(
+    publications: Publications, subscriber: Subscriber, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weir.serving.subscriber.BREATH_SECONDS", 60.0)
+    for position in range(1, 5):
+        say(publications, position=position)
+
+        def heard(position: int = position) -> bool:
+            subscriber.attend()
+            return subscriber.status.position == position
+
+        until(heard, "the word")
 
 
 def test_a_learner_that_falls_silent_counts_as_gone_until_it_speaks(

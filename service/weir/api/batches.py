@@ -129,7 +129,7 @@ async def _take(request: Request, service: Service) -> Response:
     entry, new, durability = await _appended(service, await _delivery(request, service, who, body))
     headers = {"Location": f"{router.prefix}/{entry.id}"} | ({} if new else {"Idempotency-Replayed": "true"})
     if wait:
-        await decided(service, entry, wait, seen=service.learner.here)
+        await decided(service, entry, wait)
         view = await run_in_threadpool(_view, service, entry, who)
         if not view.counts.pending:
             return Response(view.model_dump_json(), 200, headers, codec.JSON)

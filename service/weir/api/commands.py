@@ -77,10 +77,8 @@ async def outcome(
     return view(result)
 
 
-async def decided(service: Service, entry: Entry, seconds: float, *, seen: bool = True) -> None:
-    """Return when the learner has decided on all of an entry, or after ``seconds``.
-
-    Where that is to be ``seen`` also when its status shows what it made of the entry, which a replica hears later.
+async def decided(service: Service, entry: Entry, seconds: float) -> None:
+    """Return when the learner has decided on all of an entry and published what it made of it, or after ``seconds``.
 
     The journal's wait holds a thread, and there are only so many. While some are free an entry keeps its
     thread and hears at once. When others stand in line it takes short turns, first come first served, so
@@ -94,5 +92,6 @@ async def decided(service: Service, entry: Entry, seconds: float, *, seen: bool 
             if await run_sync(wait, entry.id, entry.samples, turn, limiter=service.waiters):
                 break
         # The journal comes first; whoever has waited and then predicts must meet the model that learned it.
-        while seen and service.learner.status.alive and service.learner.status.position < entry.position:
+        while service.learner.status.alive and service.learner.status.position < entry.position:
+            service.learner.attend()
             await anyio.sleep(_PUBLISH_SECONDS)

@@ -35,9 +35,8 @@ class Learner(Protocol):
     def staleness(self) -> float | None:
         """Seconds since the publication was last known to be the learner's newest; None before the first one."""
 
-    @property
-    def here(self) -> bool:
-        """Whether it learns in this process: then what it has decided shows in these values within moments."""
+    def attend(self) -> None:
+        """Somebody waits for its news: whoever hears of it from afar takes in the next at once."""
 
     def checkpoints(self) -> Sequence[CheckpointInfo]:
         """The headers of its checkpoints, oldest first; raises NotReady while they are not known."""

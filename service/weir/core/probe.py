@@ -43,9 +43,9 @@ class ProbeSet:
     def __len__(self) -> int:
         return len(self.y)
 
-    def size(self, part: str) -> int:
+    def size(self, name: str) -> int:
         """How many samples a part has."""
-        return len(self._parts[part])
+        return len(self._parts[name])
 
     def part(self, name: str, rows: Tensor | None = None) -> Part:
         """One of fit, threshold, gate and report; of it these rows, or all. The samples are copied."""

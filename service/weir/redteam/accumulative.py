@@ -69,9 +69,9 @@ class Accumulative:
         """What it maximises over moved samples (n, *shape): how far a step on them prepares the model."""
         armed = (self.strike or self.trigger).perturb(model, self.ammunition.x, self.ammunition.y)
         strike = Batch(armed, self.ammunition.y)
-        towards = readiness(model, strike, self.trigger.validation, train_mode=self.train_mode)
+        towards = strike_direction(model, strike, self.trigger.validation, train_mode=self.train_mode)
         usual = units(gradients(model, x, y, train_mode=self.train_mode))
-        return preparation(model, y, usual, towards, disguise=self.disguise, train_mode=self.train_mode)
+        return accumulation(model, y, usual, towards, disguise=self.disguise, train_mode=self.train_mode)
 
 
 def opposition(model: nn.Module, y: Tensor, forgotten: Gradients, *, train_mode: bool = False) -> Objective:
@@ -84,7 +84,7 @@ def opposition(model: nn.Module, y: Tensor, forgotten: Gradients, *, train_mode:
     return opposed
 
 
-def readiness(model: nn.Module, strike: Batch, validation: Batch, *, train_mode: bool = False) -> Gradients:
+def strike_direction(model: nn.Module, strike: Batch, validation: Batch, *, train_mode: bool = False) -> Gradients:
     """ŝ: where to move the parameters for a trigger batch to oppose the validation samples further."""
     struck, usual = (
         units(gradients(model, batch.x, batch.y, differentiable=True, train_mode=train_mode))
@@ -95,7 +95,7 @@ def readiness(model: nn.Module, strike: Batch, validation: Batch, *, train_mode:
     return units(s)
 
 
-def preparation(
+def accumulation(
     model: nn.Module,
     y: Tensor,
     usual: Gradients,
@@ -104,14 +104,14 @@ def preparation(
     disguise: float = 1.0,
     train_mode: bool = False,
 ) -> Objective:
-    """How far a step on moved samples of labels ``y`` goes ``towards`` readiness and, in disguise, as ``usual``."""
+    """How far a step on moved samples of labels ``y`` goes ``towards`` the strike and, in disguise, as ``usual``."""
     wanted = [disguise * clean + step for clean, step in zip(usual, towards, strict=True)]
 
-    def prepared(moved: Tensor) -> Tensor:
+    def accumulated(moved: Tensor) -> Tensor:
         slopes = gradients(model, moved, y, differentiable=True, train_mode=train_mode)
         return inner(units(slopes), wanted)
 
-    return prepared
+    return accumulated
 
 
 class Once:

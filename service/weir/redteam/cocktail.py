@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from weir.core.vaccine import Strain
-from weir.redteam.accumulative import opposition, preparation, readiness
+from weir.redteam.accumulative import accumulation, opposition, strike_direction
 from weir.redteam.gradients import ascend, ascend_each, gradients, units
 from weir.redteam.labels import RandomFlip
 from weir.redteam.threat import ThreatModel, victim
@@ -57,12 +57,12 @@ class Cocktail:
         threats = [ThreatModel(epsilon=epsilon, low=low, high=high) for epsilon in self.epsilons]
         model = victim(module)
         pairs = (halves, halves[::-1])
-        made = [_poisoned(model, x, y, own, others, threats, self.steps) for own, others in pairs]
+        made = [_turned(model, x, y, own, others, threats, self.steps) for own, others in pairs]
         for strains in zip(*made, strict=True):
             yield from chain(*strains)
 
 
-def _poisoned(
+def _turned(
     model: nn.Module, x: Tensor, y: Tensor, own: Tensor, others: Tensor, threats: Sequence[ThreatModel], steps: int
 ) -> list[tuple[Strain, Strain]]:
     """For every budget, rows turned against the others: all as a trigger, three quarters as what prepares for the rest.
@@ -79,9 +79,9 @@ def _poisoned(
     armed = ascend_each(opposition(model, struck.y, forgotten), struck.x, threats, steps=steps)
     strains = []
     for threat, trigger, ammunition in zip(threats, triggers, armed, strict=True):
-        towards = readiness(model, Batch(ammunition, struck.y), validation)
-        prepared = ascend(preparation(model, calm.y, usual, towards), calm.x, threat, steps=steps)
-        strains.append((Strain("trigger", trigger, whole.y, own), Strain("accumulative", prepared, calm.y, quiet)))
+        towards = strike_direction(model, Batch(ammunition, struck.y), validation)
+        quiet_ones = ascend(accumulation(model, calm.y, usual, towards), calm.x, threat, steps=steps)
+        strains.append((Strain("trigger", trigger, whole.y, own), Strain("accumulative", quiet_ones, calm.y, quiet)))
     return strains
 
 

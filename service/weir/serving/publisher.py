@@ -18,7 +18,7 @@ from weir.types import LearnerStatus, Publication
 
 logger = logging.getLogger("weir.serving.publisher")
 HEARTBEAT_SECONDS = 1.0  # longest silence
-BREATH_SECONDS = 0.25
+BREATH_SECONDS = 0.02  # shortest time between two words
 
 
 class Source(Protocol):

@@ -19,6 +19,7 @@ from weir.types import GuardMode, LearnerStatus, Publication, Recipe
 
 logger = logging.getLogger("weir.serving.subscriber")
 WAIT_SECONDS = 0.5  # longest wait for a word: how late a stop is noticed
+BREATH_SECONDS = 0.25  # between two words where nobody waits: each costs a millisecond that predictions wait for
 LOST_SECONDS = 5.0  # of silence, after which the learner counts as gone; it says something every second
 _SILENT = LearnerStatus(
     alive=False,
@@ -73,6 +74,7 @@ class Subscriber:
         self._reader: tuple[Recipe, Reader] | None = None
         self._failing = False
         self._stopping = threading.Event()
+        self._awaited = threading.Event()
         self._thread = threading.Thread(target=self._run, name="weir-subscriber", daemon=True)
 
     @property
@@ -92,14 +94,13 @@ class Subscriber:
         return None if self.publication is None else max(0.0, time.monotonic() - self._newest_at)
 
     @property
-    def here(self) -> bool:
-        """See ``Learner.here``: it is elsewhere."""
-        return False
-
-    @property
     def learner_address(self) -> str | None:
         """Where the learner is found, None before its first word."""
         return self._known.word.address if self._known else None
+
+    def attend(self) -> None:
+        """See ``Learner.attend``."""
+        self._awaited.set()
 
     def checkpoints(self) -> Sequence[CheckpointInfo]:
         """See ``Learner.checkpoints``; raises NotReady before the learner's first word."""
@@ -113,6 +114,7 @@ class Subscriber:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stopping.set()
+        self._awaited.set()
         self._thread.join()
 
     def _run(self) -> None:
@@ -120,6 +122,7 @@ class Subscriber:
             try:
                 if self._publications.wait(self._mark, WAIT_SECONDS):
                     self._listen()
+                    self._breathe()
             except StorageFailed as error:
                 if not self._failing:
                     logger.warning("nothing can be heard of the learner: %s", error)
@@ -129,6 +132,11 @@ class Subscriber:
                 logger.error("%s", error)
             else:
                 self._failing = False
+
+    def _breathe(self) -> None:
+        """Leave this process to its predictions for a while, unless somebody waits for what comes next."""
+        if self._awaited.wait(BREATH_SECONDS):
+            self._awaited.clear()
 
     def _listen(self) -> None:
         """Take in the newest word, and the model beside it if that is new."""

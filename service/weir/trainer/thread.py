@@ -78,10 +78,8 @@ class Trainer:
         """Seconds since the publication was last known to be the newest: 0 while it learns."""
         return 0.0 if self._thread.is_alive() else time.monotonic() - self._newest_at
 
-    @property
-    def here(self) -> bool:
-        """Whether it learns in this process; what answers also for a learner elsewhere asks."""
-        return True
+    def attend(self) -> None:
+        """Nothing: ``status`` and ``publication`` are new at once for whoever is in this process."""
 
     def checkpoints(self) -> Sequence[CheckpointInfo]:
         """The headers of the checkpoints, oldest first."""
