@@ -56,7 +56,7 @@ def test_the_parts_have_their_shares_of_every_class(counts: tuple[int, ...]) -> 
 
 
 def test_rows_of_a_part_are_those_of_the_whole_part() -> None:
-    probe = ProbeSet(torch.randn(60, 3), torch.arange(60) % 3, created_at=0, source="")
+    probe = probe_set(*labelled(20, 20, 20))
     rows = torch.tensor([4, 0, 4])
     for name in SHARES:
         whole = probe.part(name)

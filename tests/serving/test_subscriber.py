@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -102,30 +101,22 @@ def test_a_model_is_as_stale_as_the_time_since_it_was_the_newest(
     until(lambda: stale(subscriber) < 0.2, "it is the newest again")
 
 
-def test_a_replica_has_peace_between_two_words(
-    publications: Publications, subscriber: Subscriber, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    breath, heard, start = 0.3, set[int](), time.monotonic()
-    monkeypatch.setattr("weir.serving.subscriber.BREATH_SECONDS", breath)
-    for position in range(100):
-        say(publications, position=position)
-        time.sleep(0.01)
-        heard.add(subscriber.status.position)
-    assert 1 < len(heard) <= 3 + (time.monotonic() - start) / breath
-
-
-def test_whoever_waits_for_the_learner_hears_it_at_once(
-    publications: Publications, subscriber: Subscriber, monkeypatch: pytest.MonkeyPatch
+def test_a_replica_takes_in_the_next_word_in_its_time_and_at_once_where_somebody_waits(
+    publications: Publications, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("weir.serving.subscriber.BREATH_SECONDS", 60.0)
-    for position in range(1, 5):
-        say(publications, position=position)
+    with Subscriber(publications, device="cpu") as at_rest, Subscriber(publications, device="cpu") as awaited:
 
-        def heard(position: int = position) -> bool:
-            subscriber.attend()
-            return subscriber.status.position == position
+        def reaches(position: int) -> bool:
+            awaited.attend()
+            return awaited.status.position == position
 
-        until(heard, "the word")
+        say(publications, position=1)
+        until(lambda: at_rest.status.alive and awaited.status.alive, "the first word")
+        for position in range(2, 6):
+            say(publications, position=position)
+            until(lambda position=position: reaches(position), "the word, long before its time")  # type: ignore[misc]
+        assert (at_rest.status.position, awaited.status.position) == (1, 5)
 
 
 def test_a_learner_that_falls_silent_counts_as_gone_until_it_speaks(
